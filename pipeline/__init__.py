@@ -1,0 +1,1 @@
+"""Raw faces and annotations in; a checked, sharded, TFDS-readable dataset directory out."""

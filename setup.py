@@ -1,0 +1,53 @@
+"""Installs the four packages: pipeline, datasets, trainers, export.
+
+    pip install .            # CPU
+    pip install '.[gpu]'     # with TensorFlow's CUDA libraries
+
+The lower bounds are the versions that were measured together; requirements.lock pins every
+version for the two commands of the README (`make demo`, `make test`).
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="affect-faces",
+    version="0.1.0",
+    description="Facial-affect data and models: raw faces to TFRecords, TFDS, trained models, SavedModels",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["pipeline*", "datasets*", "trainers*", "export*"]),
+    package_data={"datasets.affect_faces": ["*.md", "*.bib", "*.txt"], "pipeline": ["templates/*"]},
+    install_requires=[
+        "absl-py>=2.1",
+        "apache-beam>=2.70,<3",
+        "google-crc32c>=1.7",
+        "importlib_resources>=6",
+        "jinja2>=3.1",
+        "keras>=3.10,<4",
+        "keras-cv>=0.9,<0.10",
+        "krippendorff>=0.8",
+        "matplotlib>=3.9",
+        "mlcroissant>=1.0",
+        "numpy>=2.0",
+        "pillow>=11",
+        "pyarrow>=18",
+        "scikit-learn>=1.6",
+        "simplejpeg>=1.8",
+        "tensorboard>=2.19",
+        "tensorflow>=2.19,<3",
+        "tensorflow-datasets>=4.9.8",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]>=2.19,<3"],
+        "dev": ["hypothesis>=6.100", "pytest>=8", "ruff>=0.9"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+)
