@@ -7,13 +7,15 @@ The lower bounds are the versions that were measured together; requirements.lock
 version for the two commands of the README (`make demo`, `make test`).
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="affect-faces",
     version="0.1.0",
     description="Facial-affect data and models: raw faces to TFRecords, TFDS, trained models, SavedModels",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",

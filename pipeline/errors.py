@@ -42,6 +42,5 @@ class OutputBusyError(PipelineError):
 
 
 BY_EXIT_CODE = {
-    error.exit_code: error
-    for error in (UsageError, DataError, EnvironmentFault, InvariantError, OutputBusyError)
+    error.exit_code: error for error in (UsageError, DataError, EnvironmentFault, InvariantError, OutputBusyError)
 }

@@ -75,7 +75,8 @@ class InputFiles:
             self._root_fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise DataError(
-                f"--input_dir={os.fspath(root)} cannot be opened: {error.strerror}; give a directory that exists and is readable"
+                f"--input_dir={os.fspath(root)} cannot be opened: {error.strerror}; "
+                "give a directory that exists and is readable"
             ) from None
 
     def close(self) -> None:
@@ -98,12 +99,14 @@ class InputFiles:
         """
         if folder and not self._inside(folder):
             raise DataError(
-                f"{printable(folder)} is a link that leaves --input_dir={self.root}; give the directory that it points to"
+                f"{printable(folder)} is a link that leaves --input_dir={self.root}; "
+                "give the directory that it points to"
             )
         try:
             entries = os.scandir(os.path.join(self.root, folder))
         except OSError as error:
-            raise DataError(f"{printable(os.path.join(self.root, folder))} cannot be listed: {error.strerror}") from None
+            path = os.path.join(self.root, folder)
+            raise DataError(f"{printable(path)} cannot be listed: {error.strerror}") from None
         with entries:
             for entry in entries:
                 if not entry.name.startswith("."):
@@ -112,9 +115,8 @@ class InputFiles:
     def _item(self, folder: str, entry: os.DirEntry) -> Item:
         if not is_utf8(entry.name):
             return Item(entry.name, "bad_name", f"{printable(entry.name)!r} is not UTF-8")
-        if entry.is_symlink():
-            if not self._inside(os.path.join(folder, entry.name)):
-                return Item(entry.name, "unsafe_path", "a link that leaves the input directory, is broken, or is a loop")
+        if entry.is_symlink() and not self._inside(os.path.join(folder, entry.name)):
+            return Item(entry.name, "unsafe_path", "a link that leaves the input directory, is broken, or is a loop")
         if entry.is_dir():
             return Item(entry.name, "folder")
         if entry.is_file():

@@ -153,7 +153,8 @@ def expression_from_code(code: int, order: Sequence[str]) -> tuple[int, str]:
         return EXPRESSIONS.index(order[code]), ""
     if code in EXPRESSION_SENTINELS and len(order) <= code:
         return UNKNOWN_EXPRESSION, EXPRESSION_SENTINELS[code]
-    raise Reject("bad_label", f"expression code {code} is not 0 to {len(order) - 1}, nor 8 none, 9 uncertain, 10 no-face")
+    accepted = f"0 to {len(order) - 1}, nor 8 none, 9 uncertain, 10 no-face"
+    raise Reject("bad_label", f"expression code {code} is not {accepted}")
 
 
 def check_valence_arousal(valence: float | None, arousal: float | None) -> tuple[float, float, bool]:
@@ -192,7 +193,8 @@ def parse_label_order(text: str) -> tuple[str, ...]:
         order = tuple(EXPRESSIONS[expression_index(name)] for name in text.split(","))
     except Reject as reject:
         raise ValueError(
-            f"label order {text!r}: {reject.detail}; accepted are {', '.join(LABEL_ORDERS)} or names separated by commas"
+            f"label order {text!r}: {reject.detail}; "
+            f"accepted are {', '.join(LABEL_ORDERS)} or names separated by commas"
         ) from None
     if len(set(order)) != len(order):
         raise ValueError(f"label order {text!r} names an expression twice")
