@@ -1,0 +1,1 @@
+"""Datasets of faces: the TFDS builder, and faces drawn by code."""

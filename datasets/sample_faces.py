@@ -1,0 +1,248 @@
+"""Faces drawn by code, in AffectNet's layout: what the demo and the tests run on.
+
+    python -m datasets.sample_faces --output_dir=RAW --count=1000 --seed=0
+
+writes RAW/images/{id}.jpg and RAW/annotations/{id}_exp.npy, _val.npy, _aro.npy and _lnd.npy (136 numbers
+x, y, x, y … in pixels). `--layout=split` puts the same in RAW/train_set and RAW/val_set, where a number names
+different faces, as in AffectNet; val_set holds as many faces of each expression. Ids have gaps. Face i depends
+on (seed, i) alone, so a larger count adds faces and changes none.
+"""
+
+import concurrent.futures
+import dataclasses
+import io
+import json
+import multiprocessing
+import os
+import pathlib
+
+import numpy as np
+import tqdm
+from absl import app, flags
+from PIL import Image
+
+from datasets import face_drawing
+from pipeline import errors
+
+LAYOUTS = ("flat", "split")
+STORAGES = ("mixed", "text", "number", "vector")
+SETTINGS_FILE = "sample_faces.json"
+
+#: Changes when the same seed gives other faces.
+DRAWING_VERSION = 1
+
+#: How many of 40 faces show each expression, in the order of `records.EXPRESSIONS`: uneven, like AffectNet.
+BLOCK = (8, 10, 5, 4, 3, 3, 4, 3)
+
+#: Mean and standard deviation of arousal and of valence by expression, and how much valence moves with arousal.
+AROUSAL_MEAN = (0.00, 0.20, -0.35, 0.60, 0.70, 0.35, 0.55, -0.10)
+AROUSAL_SPREAD = (0.10, 0.25, 0.22, 0.20, 0.17, 0.22, 0.22, 0.20)
+VALENCE_MEAN = (0.00, 0.72, -0.60, 0.20, -0.45, -0.65, -0.55, -0.30)
+VALENCE_SPREAD = (0.06, 0.10, 0.10, 0.12, 0.10, 0.08, 0.10, 0.10)
+VALENCE_SLOPE = (0.00, 0.35, -0.20, 0.20, -0.30, -0.25, -0.30, -0.20)
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    """The labels of one face and where it goes.
+
+    Attributes:
+      index: its number in the dataset, from 0.
+      number: its id; unique in its folder.
+      folder: "", "train_set" or "val_set".
+      expression: index into `records.EXPRESSIONS`.
+      valence, arousal: in [-1, 1].
+    """
+
+    index: int
+    number: int
+    folder: str
+    expression: int
+    valence: float
+    arousal: float
+
+
+def face(seed: int, index: int, layout: str = "flat") -> Face:
+    """The labels and the id of one face; every 40 faces hold the expressions as in BLOCK."""
+    block, position = divmod(index, sum(BLOCK))
+    order = np.random.default_rng([seed, block]).permutation(np.repeat(np.arange(len(BLOCK)), BLOCK))
+    expression = int(order[position])
+    rng = np.random.default_rng([seed, index, 0])
+    excitement = AROUSAL_SPREAD[expression] * rng.standard_normal()
+    arousal = float(np.clip(AROUSAL_MEAN[expression] + excitement, -1, 1))
+    pull = VALENCE_SLOPE[expression] * excitement
+    valence = float(
+        np.clip(VALENCE_MEAN[expression] + pull + VALENCE_SPREAD[expression] * rng.standard_normal(), -1, 1)
+    )
+    folder, rank = "", index
+    if layout == "split":
+        folder = "train_set"
+        if position == list(order).index(expression):
+            folder, rank = "val_set", block * len(BLOCK) + expression
+    number = 3 * rank + int(rng.integers(3))
+    return Face(index, number, folder, expression, round(valence, 6), round(arousal, 6))
+
+
+def draw_face(
+    seed: int | np.random.Generator, expression: int, valence: float, arousal: float, image_size: int = 224
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws one face; see `face_drawing.draw`.
+
+    Args:
+      seed: a seed or generator for everything but the labels: identity, hair, pose, light, background, noise.
+      expression: index into `records.EXPRESSIONS`.
+      valence, arousal: in [-1, 1].
+      image_size: side in pixels.
+
+    Returns:
+      (uint8 RGB image [image_size, image_size, 3], float32 landmarks (68, 2): x, y in its pixels).
+    """
+    return face_drawing.draw(np.random.default_rng(seed), expression, valence, arousal, image_size)
+
+
+def write_dataset(
+    output_dir: str | os.PathLike,
+    *,
+    count: int,
+    seed: int,
+    image_size: int = 224,
+    layout: str = "flat",
+    storage: str = "mixed",
+    num_workers: int = 1,
+    progress: bool = False,
+) -> None:
+    """Writes `count` faces; a directory that holds some of the same faces is completed.
+
+    Args:
+      output_dir: a directory that is missing, empty, or of an earlier run with the same settings.
+      count: how many faces.
+      seed: of everything.
+      image_size: side in pixels.
+      layout: one of LAYOUTS.
+      storage: how `.npy` files hold a number: 0-d text, 0-d number, a vector of one number, or each in turn.
+      num_workers: processes; the files are the same for any number.
+      progress: whether to show a bar.
+
+    Raises:
+      UsageError: an argument has a wrong value, or the directory holds something else.
+      EnvironmentFault: the files cannot be written.
+    """
+    if count < 1 or seed < 0 or image_size < 32 or num_workers < 1 or layout not in LAYOUTS or storage not in STORAGES:
+        raise errors.UsageError(
+            f"count={count}, seed={seed}, image_size={image_size}, num_workers={num_workers}, layout={layout!r}, "
+            f"storage={storage!r}: give a count and workers of at least 1, a seed of at least 0, an image_size of at "
+            f"least 32, a layout of {', '.join(LAYOUTS)}, a storage of {', '.join(STORAGES)}"
+        )
+    settings = {"drawing": DRAWING_VERSION, "count": count, "seed": seed, "image_size": image_size}
+    settings |= {"layout": layout, "storage": storage}
+    root = pathlib.Path(output_dir)
+    try:
+        _claim(root, settings)
+        for folder in ("",) if layout == "flat" else ("train_set", "val_set"):
+            (root / folder / "images").mkdir(parents=True, exist_ok=True)
+            (root / folder / "annotations").mkdir(parents=True, exist_ok=True)
+        with tqdm.tqdm(total=count, unit="face", disable=not progress) as bar:
+            for _ in _each(num_workers, _Writer(root, settings), range(count)):
+                bar.update()
+    except OSError as error:
+        raise errors.EnvironmentFault(f"{error.filename or root} cannot be written: {error.strerror}") from error
+
+
+def _claim(root: pathlib.Path, settings: dict) -> None:
+    """Writes the settings into a new directory, or compares them in an old one."""
+    root.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(settings, indent=1) + "\n"
+    file = root / SETTINGS_FILE
+    if file.exists():
+        if file.read_text(encoding="utf-8") != text:
+            raise errors.UsageError(f"{root} holds faces of other settings (see {file}); give another output directory")
+    elif any(not path.name.startswith(".") for path in root.iterdir()):
+        raise errors.UsageError(f"{root} is not empty; give an output directory that is missing or empty")
+    else:
+        _write(file, text.encode())
+
+
+def _each(num_workers: int, function, items):
+    if num_workers == 1:
+        yield from map(function, items)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+        yield from pool.map(function, items, chunksize=16)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Writer:
+    """Draws face `index` and writes its files, the image last; a face whose image is there is complete."""
+
+    root: pathlib.Path
+    settings: dict
+
+    def __call__(self, index: int) -> None:
+        seed, image_size = self.settings["seed"], self.settings["image_size"]
+        this = face(seed, index, self.settings["layout"])
+        image_file = self.root / this.folder / "images" / f"{this.number}.jpg"
+        if image_file.exists():
+            return
+        rng = np.random.default_rng([seed, index, 1])
+        image, landmarks = draw_face(rng, this.expression, this.valence, this.arousal, image_size)
+        storage = self.settings["storage"]
+        if storage == "mixed":
+            storage = STORAGES[1 + index % 3]
+        for suffix, array in {
+            "exp": _stored(this.expression, storage),
+            "val": _stored(this.valence, storage),
+            "aro": _stored(this.arousal, storage),
+            "lnd": landmarks.astype(np.float64).round(3).ravel(),
+        }.items():
+            np.save(self.root / this.folder / "annotations" / f"{this.number}_{suffix}.npy", array)
+        jpeg = io.BytesIO()
+        Image.fromarray(image).save(jpeg, "JPEG", quality=int(rng.integers(85, 96)))
+        _write(image_file, jpeg.getvalue())
+
+
+def _stored(value: float, storage: str) -> np.ndarray:
+    return {"text": np.array(str(value)), "number": np.array(value), "vector": np.array([value])}[storage]
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "A directory that is missing, empty, or of the same settings.", required=True
+)
+_COUNT = flags.DEFINE_integer("count", 1000, "How many faces.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Side of the images in pixels.")
+_LAYOUT = flags.DEFINE_enum("layout", "flat", LAYOUTS, "One folder, or train_set and val_set.")
+_STORAGE = flags.DEFINE_enum("storage", "mixed", STORAGES, "How .npy files hold a number; mixed is each in turn.")
+_NUM_WORKERS = flags.DEFINE_integer("num_workers", os.cpu_count(), "Processes; the files are the same for any number.")
+
+
+def main(argv: list[str]) -> int:
+    """Parses flags and writes; returns the exit code."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag --name=value")
+    try:
+        write_dataset(
+            _OUTPUT_DIR.value,
+            count=_COUNT.value,
+            seed=_SEED.value,
+            image_size=_IMAGE_SIZE.value,
+            layout=_LAYOUT.value,
+            storage=_STORAGE.value,
+            num_workers=_NUM_WORKERS.value,
+            progress=True,
+        )
+    except errors.PipelineError as error:
+        print(f"sample_faces: {error}")
+        return error.exit_code
+    print(f"{_COUNT.value} faces in {_OUTPUT_DIR.value}")
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)
