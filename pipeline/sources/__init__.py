@@ -2,10 +2,20 @@
 
 from pipeline.errors import UsageError
 from pipeline.sources.affectnet import AffectNet
+from pipeline.sources.affectnet_plus import AffectNetPlus
+from pipeline.sources.arrays import Arrays
 from pipeline.sources.base import Source
+from pipeline.sources.csv import Csv
+from pipeline.sources.fer2013 import Fer2013
+from pipeline.sources.ferplus import FerPlus
 
 SOURCES: dict[str, type[Source]] = {
     "affectnet": AffectNet,
+    "affectnet_plus": AffectNetPlus,
+    "arrays": Arrays,
+    "csv": Csv,
+    "fer2013": Fer2013,
+    "ferplus": FerPlus,
 }
 
 

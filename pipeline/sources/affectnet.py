@@ -49,9 +49,6 @@ class AffectNet(Source):
             except Reject as reject:
                 raise Reject(reject.reason, f"{path!r}: {reject.detail}") from None
             notes.append(f"npy {kind} {note}")
-        if self.options.missing_labels == "reject" and len(notes) < len(KINDS):
-            missing = [f"_{kind}.npy" for kind, flag in KINDS.items() if not int(entry.payload) & flag]
-            raise Reject("missing_labels", f"no {', '.join(missing)}")
         return annotation.checked_labels(
             self.order,
             expression=given.get("exp"),
@@ -59,6 +56,7 @@ class AffectNet(Source):
             arousal=given.get("aro"),
             landmarks=landmarks,
             notes=notes,
+            missing_labels=self.options.missing_labels,
         )
 
     def paths(self, entry: Entry) -> tuple[str, ...]:
@@ -71,6 +69,5 @@ def _annotation(name: str) -> tuple[str, int] | None:
 
 
 def _annotation_paths(entry: Entry) -> dict[str, str]:
-    folder, slash, stem = entry.id.rpartition("/")
     present = int(entry.payload or 0)
-    return {kind: f"{folder}{slash}annotations/{stem}_{kind}.npy" for kind, flag in KINDS.items() if present & flag}
+    return {kind: folders.annotation_path(entry.id, f"_{kind}.npy") for kind, flag in KINDS.items() if present & flag}

@@ -50,22 +50,29 @@ def checked_labels(
     shares: tuple[float, ...] = (),
     landmarks: tuple[float, ...] = (),
     notes: Sequence[str] = (),
+    missing_labels: str = "mask",
 ) -> Labels:
     """Labels from annotated numbers; None where the source has no such number.
 
     Args:
       order: what expression code 0, 1, 2 … means.
-      shares: normalised, in the order of EXPRESSIONS; () makes them one-hot.
+      shares: normalised, in the order of EXPRESSIONS; () makes them one-hot. A sentinel makes them unknown.
       notes: for the census; AffectNet's sentinels are added.
+      missing_labels: "reject" wants expression, valence, arousal and landmarks; "mask" leaves them unknown.
 
     Raises:
-      Reject: `bad_label`, `non_finite`, `out_of_range` or `inconsistent_va`.
+      Reject: `bad_label`, `non_finite`, `out_of_range`, `inconsistent_va` or `missing_labels`.
     """
+    if missing_labels == "reject":
+        given = {"expression": expression, "valence": valence, "arousal": arousal, "landmarks": landmarks or None}
+        if missing := [name for name, value in given.items() if value is None]:
+            raise Reject("missing_labels", f"no {', '.join(missing)}")
     index, notes = records.UNKNOWN_EXPRESSION, list(notes)
     if expression is not None:
         code = expression_code(expression)
         index, sentinel = records.expression_from_code(code, order)
         if sentinel:
+            shares = ()
             notes.append(f"expression:{code} {sentinel}")
     valence, arousal, unknown = records.check_valence_arousal(valence, arousal)
     if unknown:

@@ -11,7 +11,8 @@ from pipeline.sources.base import Entry
 
 #: What may be an image, by the end of its name; the bytes decide later whether it is one.
 IMAGE_EXTENSIONS = frozenset(("jpg", "jpeg", "jpe", "png", "bmp", "gif", "webp", "tif", "tiff", "avif", "heic", "jxl"))
-SPLIT_FOLDERS = ("train_set", "val_set", "test_set")
+#: AffectNet says `val_set`, AffectNet+ `validation_set`.
+SPLIT_FOLDERS = ("train_set", "val_set", "validation_set", "test_set")
 #: Added to the flags of an id when its image was listed.
 _HAS_IMAGE = 1 << 8
 
@@ -53,11 +54,32 @@ def found(files: InputFiles, folder: str = "") -> str:
     return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "nothing"
 
 
+def annotation_path(id: str, suffix: str) -> str:
+    """The path of an annotation file: `suffix` ("_exp.npy") completes the name."""
+    folder, slash, stem = id.rpartition("/")
+    return f"{folder}{slash}annotations/{stem}{suffix}"
+
+
+def unusable(item: Item, parent: str, split: str = "") -> Entry:
+    """The rejected entry of a name that is neither image nor annotation.
+
+    Args:
+      item: as listed.
+      parent: the folder, with its slash.
+      split: that the folder declares.
+    """
+    path = parent + printable(item.name)
+    if item.kind == "bad_name":
+        return Entry(path, split=split, reason="bad_name", detail=item.detail)
+    detail = "a folder" if item.kind == "folder" else "a name that the layout has no place for"
+    return Entry(path, path, split=split, reason="unknown_file", detail=detail)
+
+
 def _split_folders(files: InputFiles, layout: str) -> dict[str, str]:
     """The folders that hold `images/` and `annotations/`, each with its declared split.
 
-    The validation set of AffectNet is what papers test on: `val_set` is `test`, unless there is a
-    `test_set` too. "" stands for the input directory itself, with no declared split.
+    The validation set of AffectNet is what papers test on: it is `test`, unless there is a `test_set`
+    too. "" stands for the input directory itself, with no declared split.
     """
     present = [folder for folder in SPLIT_FOLDERS if files.has_folder(folder)]
     flat = files.has_folder("images") or files.has_folder("annotations")
@@ -65,8 +87,9 @@ def _split_folders(files: InputFiles, layout: str) -> dict[str, str]:
         raise DataError(
             f"{files.root} holds images/ or annotations/ and {present[0]}/ too; move one form out: expected {layout}"
         )
-    splits = {"train_set": "train", "val_set": "validation" if "test_set" in present else "test", "test_set": "test"}
-    folders = {folder: splits[folder] for folder in present} if present else {"": ""}
+    validation = "validation" if "test_set" in present else "test"
+    splits = dict(zip(SPLIT_FOLDERS, ("train", validation, validation, "test"), strict=True))
+    folders = {folder: splits[folder] for folder in present} or {"": ""}
     for folder in folders:
         for needed in ("images", "annotations"):
             if not files.has_folder(_join(folder, needed)):
@@ -87,11 +110,11 @@ def _pairs(
         if known and item.kind != "bad_name":
             flags[known[0]] = flags.get(known[0], 0) | known[1]
         else:
-            yield _unusable(item, f"{prefix}annotations/", split)
+            yield unusable(item, f"{prefix}annotations/", split)
     for item in files.items(_join(folder, "images")):
         stem = image_id(item.name)
         if not stem or item.kind in ("folder", "bad_name"):
-            yield _unusable(item, f"{prefix}images/", split)
+            yield unusable(item, f"{prefix}images/", split)
             continue
         path = f"{prefix}images/{item.name}"
         if stem in flags:
@@ -107,14 +130,6 @@ def _pairs(
                 reason="missing_image",
                 detail=f"no {prefix}images/{stem} with an image's extension",
             )
-
-
-def _unusable(item: Item, parent: str, split: str) -> Entry:
-    path = parent + printable(item.name)
-    if item.kind == "bad_name":
-        return Entry(path, split=split, reason="bad_name", detail=item.detail)
-    detail = "a folder" if item.kind == "folder" else "a name that the layout has no place for"
-    return Entry(path, path, split=split, reason="unknown_file", detail=detail)
 
 
 def _join(folder: str, name: str) -> str:
