@@ -11,6 +11,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from pipeline.errors import DataError
 from pipeline.records import Reject
@@ -21,6 +22,7 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_LINE_BYTES = 2**20
 
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ZIP_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 
@@ -55,6 +57,28 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def lines(file: BinaryIO) -> Iterator[Line]:
+    """Streams the lines of an open index file; a byte order mark is dropped, CRLF is a line end.
+
+    A line longer than MAX_LINE_BYTES comes back once, empty, with the reason `bad_row`.
+    """
+    offset, number, too_long = 0, 0, False
+    while line := file.readline(MAX_LINE_BYTES):
+        start, offset = offset, offset + len(line)
+        complete = line.endswith(b"\n") or len(line) < MAX_LINE_BYTES
+        if too_long:
+            too_long = not complete
+            continue
+        if start == 0 and line.startswith(_BYTE_ORDER_MARK):
+            start, line = len(_BYTE_ORDER_MARK), line[len(_BYTE_ORDER_MARK) :]
+        number += 1
+        if complete:
+            yield Line(number, start, line.rstrip(b"\r\n"))
+        else:
+            too_long = True
+            yield Line(number, start, b"", "bad_row")
 
 
 class InputFiles:
@@ -170,33 +194,28 @@ class InputFiles:
         return data
 
     def lines(self, path: str) -> Iterator[Line]:
-        """Streams the lines of an index file; a byte order mark is dropped, CRLF is a line end.
-
-        A line longer than MAX_LINE_BYTES comes back once, empty, with the reason `bad_row`.
+        """Streams the lines of an index file, as the function `lines` does.
 
         Raises:
-          DataError: the file is missing or unreadable.
+          DataError: the file is missing, unreadable or not a regular file.
+        """
+        with self.open(path) as file:
+            yield from lines(file)
+
+    def open(self, path: str) -> BinaryIO:
+        """An index file or archive, opened as safely as the rest; the caller closes it.
+
+        Raises:
+          DataError: the file is missing, unreadable or not a regular file.
         """
         try:
             fd = self._open(path)
         except Reject as reject:
             raise DataError(f"{os.path.join(self.root, path)} cannot be read: {reject.detail}") from None
-        with open(fd, "rb", buffering=2**20) as file:
-            offset, number, too_long = 0, 0, False
-            if file.peek(3)[:3] == b"\xef\xbb\xbf":
-                offset = len(file.read(3))
-            while line := file.readline(MAX_LINE_BYTES):
-                start, offset = offset, offset + len(line)
-                complete = line.endswith(b"\n") or len(line) < MAX_LINE_BYTES
-                if too_long:
-                    too_long = not complete
-                    continue
-                number += 1
-                if complete:
-                    yield Line(number, start, line.rstrip(b"\r\n"))
-                else:
-                    too_long = True
-                    yield Line(number, start, b"", "bad_row")
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise DataError(f"{os.path.join(self.root, path)} cannot be read: it is not a regular file")
+        return open(fd, "rb", buffering=2**20)
 
     def stamp(self, path: str) -> tuple[int, int]:
         """(bytes, mtime in ns) of a file as it was read, or as it is now; (-1, -1) when it cannot be seen."""
@@ -254,6 +273,8 @@ class InputFiles:
                 raise Reject("corrupt", f"{path!r}: zip member at offset {offset}: {error}") from None
             if inflater.unconsumed_tail:
                 raise Reject("too_large", f"{path!r}: a zip member inflates to more than {limit} bytes")
+            if not inflater.eof:
+                raise Reject("corrupt", f"{path!r}: zip member at offset {offset} ends early")
         if not flags & 8 and (len(data) != size or zlib.crc32(data) != crc):
             raise Reject("corrupt", f"{path!r}: zip member at offset {offset} fails its checksum")
         return data

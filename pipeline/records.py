@@ -71,6 +71,7 @@ REJECTION_REASONS = {
     "bad_name": "the file name is not UTF-8",
     "unsafe_path": "a link, path or special file that leaves the input directory or cannot be read safely",
     "io_error": "the file vanished or cannot be read",
+    "bad_member": "a zip member that is encrypted, zip64, doubled, or compressed otherwise than by deflate",
     "unknown_file": "a file or folder that the layout has no place for",
 }
 

@@ -52,11 +52,13 @@ class SourceOptions:
       label_order: names for codes 0, 1, 2 …, or () for the source's own order.
       box_margin: how far a crop reaches beyond the face box, as a fraction of the box's longer side.
       missing_labels: "mask" keeps a face whose label files are partly missing, "reject" rejects it.
+      archive: the zip in the input directory that --input_dir named itself, for a source that reads one; else "".
     """
 
     label_order: tuple[str, ...] = ()
     box_margin: float = 0.1
     missing_labels: str = "mask"
+    archive: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
