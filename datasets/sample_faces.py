@@ -21,12 +21,15 @@ import tqdm
 from absl import app, flags
 from PIL import Image
 
-from datasets import face_drawing
+from datasets.drawn_face import geometry, light, look, paint
 from pipeline import errors
 
 LAYOUTS = ("flat", "split")
 STORAGES = ("mixed", "text", "number", "vector")
 SETTINGS_FILE = "sample_faces.json"
+
+#: Faces are painted this many times larger and reduced, for smooth edges.
+_OVERSAMPLING = 2
 
 #: Changes when the same seed gives other faces.
 DRAWING_VERSION = 1
@@ -86,7 +89,7 @@ def face(seed: int, index: int, layout: str = "flat") -> Face:
 def draw_face(
     seed: int | np.random.Generator, expression: int, valence: float, arousal: float, image_size: int = 224
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one face; see `face_drawing.draw`.
+    """Draws one face: geometry, flat colours, light, camera.
 
     Args:
       seed: a seed or generator for everything but the labels: identity, hair, pose, light, background, noise.
@@ -97,7 +100,17 @@ def draw_face(
     Returns:
       (uint8 RGB image [image_size, image_size, 3], float32 landmarks (68, 2): x, y in its pixels).
     """
-    return face_drawing.draw(np.random.default_rng(seed), expression, valence, arousal, image_size)
+    rng = np.random.default_rng(seed)
+    person, pose = look.sample_look(rng), geometry.sample_pose(rng, image_size)
+    units = geometry.activation(rng, expression, valence, arousal)
+    shape = geometry.express(geometry.person_shape(rng), units)
+    size = _OVERSAMPLING * image_size
+    painted = paint.paint(pose.magnified(_OVERSAMPLING), size, person, shape, arousal).reduce(_OVERSAMPLING)
+    colour, alpha = np.split(np.asarray(painted, np.float32), [3], axis=-1)
+    lit = colour * light.shading(pose, person, image_size) * light.shadows(pose, person, shape, units, image_size)
+    scene = light.background(rng, image_size)
+    scene += alpha / 255 * (lit - scene)
+    return light.photograph(rng, scene), pose.project(shape).astype(np.float32)
 
 
 def write_dataset(

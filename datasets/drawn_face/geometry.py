@@ -19,6 +19,9 @@ MIRROR = np.array(
     + [*range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65]
 )
 
+JAW, BROWS, NOSE = np.arange(17), np.arange(17, 27), np.arange(27, 36)
+LEFT_EYE, RIGHT_EYE, MOUTH = np.arange(36, 42), np.arange(42, 48), np.arange(48, 68)
+
 #: x, y, z at rest of the points on the left of the image and on the midline, without the jaw.
 _AT_REST = {
     17: (-0.80, -0.52, 0.05), 18: (-0.69, -0.61, 0.18), 19: (-0.54, -0.645, 0.27), 20: (-0.38, -0.63, 0.33),
@@ -122,11 +125,24 @@ class Pose:
         roll = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
         return roll @ pitch @ yaw
 
+    def magnified(self, factor: float) -> "Pose":
+        """The same head in an image with `factor` times as many pixels a side."""
+        return dataclasses.replace(
+            self, scale=self.scale * factor, centre=(self.centre[0] * factor, self.centre[1] * factor)
+        )
+
     def project(self, points: np.ndarray) -> np.ndarray:
         """Pixels (n, 2) of points (n, 3) in face units, by a camera five half-widths away."""
         turned = np.asarray(points, np.float64) @ self.rotation.T
         nearness = 5.0 / (5.0 - turned[:, 2:])
         return turned[:, :2] * nearness * self.scale + self.centre
+
+
+def sample_pose(rng: np.random.Generator, image_size: int) -> Pose:
+    """A head turned a little, which nearly fills an image of `image_size` pixels a side."""
+    yaw, pitch, roll = rng.normal(0, (0.17, 0.09, 0.09)).clip(-0.38, 0.38)
+    x, y = rng.normal((0.5, 0.56), 0.015)
+    return Pose(yaw, pitch, roll, image_size * rng.uniform(0.27, 0.32), (image_size * (x - 0.05 * yaw), image_size * y))
 
 
 def rest_shape() -> np.ndarray:
@@ -139,6 +155,27 @@ def rest_shape() -> np.ndarray:
     for point, position in _AT_REST.items():
         shape[point] = position
         shape[MIRROR[point]] = np.multiply(position, (-1, 1, 1)) if MIRROR[point] != point else position
+    return shape
+
+
+def person_shape(rng: np.random.Generator) -> np.ndarray:
+    """The face of one person without expression, (68, 3): the mean face with features moved and stretched."""
+    shape = rest_shape()
+    # Points, the centre that they are stretched about, the spread of the shift in y, and of the stretch in x and y.
+    for points, centre, shift, stretch in (
+        (JAW, (0.0, -0.25), 0.0, (0.05, 0.07)),
+        (BROWS, (0.0, -0.6), 0.025, (0.04, 0.1)),
+        (NOSE, (0.0, -0.33), 0.0, (0.12, 0.06)),
+        (LEFT_EYE, (-0.38, -0.29), 0.0, (0.07, 0.08)),
+        (MOUTH, (0.0, 0.66), 0.03, (0.07, 0.14)),
+    ):
+        factor = 1 + rng.normal(0.0, stretch).clip(-0.2, 0.2)
+        shape[points, :2] = centre + (shape[points, :2] - centre) * factor
+        shape[points, 1] += rng.normal(0.0, shift)
+    shape[RIGHT_EYE] = shape[MIRROR[RIGHT_EYE]] * (-1, 1, 1)
+    # A square jaw, and brows that rise or fall outwards a little, as some people's do.
+    shape[JAW, 0] *= 1 + rng.uniform(-0.04, 0.08) * np.sin(np.linspace(0, 2 * np.pi, 17)) ** 2
+    shape[BROWS, 1] += rng.normal(0.0, 0.02) * (np.abs(shape[BROWS, 0]) - 0.5)
     return shape
 
 
@@ -162,25 +199,33 @@ def intensity(arousal: float) -> float:
 
 
 def activation(rng: np.random.Generator, expression: int, valence: float, arousal: float) -> np.ndarray:
-    """The action units of an expression as one person shows it.
+    """The action units of an expression as one person shows it once.
 
     Args:
-      rng: varies the strength of each unit.
+      rng: varies the strength of each unit, and which form of the expression is shown.
       expression: index into `records.EXPRESSIONS`.
       valence, arousal: in [-1, 1].
 
     Returns:
       (2 sides, units) in the order of ACTION_UNITS, the left of the image first.
     """
-    names = list(ACTION_UNITS)
     name = records.EXPRESSIONS[expression]
-    units = np.zeros((2, len(names)))
-    for unit, weight in EXPRESSION_UNITS[name].items():
-        units[:, names.index(unit)] = weight * intensity(arousal) * rng.uniform(0.8, 1.15)
+    units = {unit: weight * intensity(arousal) for unit, weight in EXPRESSION_UNITS[name].items()}
+    if name == "happy":
+        units["lips_part"] *= np.clip(1.2 + 2.0 * arousal, 0.0, 1.2)
+    if name == "anger" and rng.random() < 0.3:  # Teeth bared instead of lips pressed together.
+        units |= {"lip_presser": 0.0, "lips_part": intensity(arousal), "upper_lip_raiser": 0.4 * intensity(arousal)}
+    units = {unit: weight * rng.uniform(0.8, 1.15) for unit, weight in units.items()}
+    for unit, weight in (
+        ("lip_corner_puller", max(valence, 0.0)),
+        ("lip_corner_depressor", max(-valence, 0.0)),
+        ("upper_lid_raiser", arousal),
+    ):
+        units[unit] = units.get(unit, 0.0) + 0.25 * weight
+    sides = np.array([[units.get(unit, 0.0) for unit in ACTION_UNITS]] * 2)
     if name == "contempt":
-        units[rng.integers(2)] *= 0.0
-    units *= rng.uniform(0.92, 1.08, units.shape)
-    return units
+        sides[rng.integers(2)] *= 0.1
+    return sides * rng.uniform(0.92, 1.08, sides.shape)
 
 
 def express(shape: np.ndarray, units: np.ndarray) -> np.ndarray:
