@@ -81,7 +81,8 @@ def test_every_dialect(source, content):
 
 
 @pytest.mark.parametrize("name", [
-    "a b.jpg", " a.jpg ", "a\nb.jpg", "a\r\nb.jpg", 'a"b.jpg', "a,b.jpg", "\N{GRINNING FACE}.jpg", "ü" * 120, "\n\n\na.jpg",
+    "a b.jpg", " a.jpg ", "a\nb.jpg", "a\r\nb.jpg", 'a"b.jpg', "a,b.jpg",
+    "\N{GRINNING FACE}.jpg", "ü" * 120, "\n\n\na.jpg",
 ])  # fmt: skip
 def test_names_in_quotes_hold_anything(source, tmp_path, name):
     (tmp_path / name).write_bytes(b"face")

@@ -2,6 +2,7 @@
 
 from pipeline.errors import UsageError
 from pipeline.sources.affectnet import AffectNet
+from pipeline.sources.affectnet_csv import AffectNetCsv
 from pipeline.sources.affectnet_plus import AffectNetPlus
 from pipeline.sources.arrays import Arrays
 from pipeline.sources.base import Source
@@ -11,6 +12,7 @@ from pipeline.sources.ferplus import FerPlus
 
 SOURCES: dict[str, type[Source]] = {
     "affectnet": AffectNet,
+    "affectnet_csv": AffectNetCsv,
     "affectnet_plus": AffectNetPlus,
     "arrays": Arrays,
     "csv": Csv,

@@ -49,10 +49,9 @@ class Csv(tables.ListedImages):
         declares_split = "split" in table.columns
 
         def entry(row: tables.Row) -> Entry:
-            image = row.text("image", tables.MAX_PATH)
-            if not image:
+            path = self.files.check_path(row.text("image", tables.MAX_PATH))
+            if not path:
                 raise Reject("missing_image", "the row names no image")
-            path = self.files.check_path(image)
             return Entry(
                 id=path,
                 path=path,
