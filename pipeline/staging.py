@@ -128,9 +128,9 @@ def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def write_json(path: str, value) -> None:
-    """Writes JSON atomically, keys sorted."""
+    """Writes JSON atomically, keys in their order."""
     with tfrecord.atomic_file(path) as file:
-        file.write(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode())
+        file.write(json.dumps(value, indent=1, ensure_ascii=False).encode())
 
 
 def read_json(path: str):

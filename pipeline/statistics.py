@@ -120,17 +120,21 @@ def count(job: Job) -> dict:
         "filtered": int((outcome > 0).sum()),
         "splits": {name: splits[name].as_dict() | {"shards": shards[name]} for name in SPLITS if shards[name]},
         "histogram_edges": _EDGES.tolist(),
-        "rejected_by_reason": dict(tallies["rejected"]),
-        "filtered_by_reason": dict(tallies["filtered"]),
-        "census": dict(tallies["census"]),
-        "image_sizes": dict(tallies["sizes"]),
-        "formats": dict(tallies["formats"]),
+        "rejected_by_reason": _by_count(tallies["rejected"]),
+        "filtered_by_reason": _by_count(tallies["filtered"]),
+        "census": _by_count(tallies["census"]),
+        "image_sizes": _by_count(tallies["sizes"]),
+        "formats": _by_count(tallies["formats"]),
         "verbatim": tallies["stored"][True],
         "transcoded": tallies["stored"][False],
         "duplicates": plan["duplicates"],
         "leaks": plan["leaks"],
         "warnings": plan["warnings"],
     }
+
+
+def _by_count(tally: collections.Counter) -> dict[str, int]:
+    return dict(sorted(tally.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _tally(rows: pa.Table, outcome: np.ndarray, tallies: dict[str, collections.Counter]) -> None:

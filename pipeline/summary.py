@@ -7,6 +7,7 @@ from pipeline.records import EXPRESSIONS, FILTER_REASONS, REJECTION_REASONS
 def render(result: Result) -> str:
     """The table as text, one line a fact."""
     counts, seconds = result.statistics, result.seconds
+    classes = (*EXPRESSIONS, "unknown")
     lines = [
         f"inputs    {counts['inputs']:>10,}",
         f"written   {counts['written']:>10,}" + ("" if result.dataset_dir else "  (would be: this was a dry run)"),
@@ -15,18 +16,16 @@ def render(result: Result) -> str:
         f"filtered  {counts['filtered']:>10,}",
         *_reasons(counts["filtered_by_reason"], FILTER_REASONS),
         "",
-        _row("split", (*EXPRESSIONS, "unknown", "all", "shards", "MB")),
+        _row("split", (*classes, "all", "shards", "MB")),
     ]
     for name, split in counts["splits"].items():
         size = split.get("bytes", split["source_bytes"]) / 1e6
-        cells = (*split["classes"].values(), split["examples"], split["shards"], f"{size:.1f}")
+        cells = (*(split["classes"][cell] for cell in classes), split["examples"], split["shards"], f"{size:.1f}")
         lines.append(_row(name, cells))
     lines.append("")
     if counts["duplicates"]["groups"]:
         found = counts["duplicates"]
-        lines.append(
-            f"{found['images']} inputs are byte-equal to another, in {found['groups']} groups; each group in one split"
-        )
+        lines.append(f"{found['images']} inputs are byte-equal to another, in {found['groups']} groups")
     if counts["leaks"]["groups"]:
         found = counts["leaks"]
         lines.append(
@@ -43,8 +42,7 @@ def render(result: Result) -> str:
 
 
 def _reasons(counts: dict[str, int], meanings: dict[str, str]) -> list[str]:
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [f"  {count:>12,} {reason}: {meanings[reason]}" for reason, count in ordered]
+    return [f"  {count:>12,} {reason}: {meanings[reason]}" for reason, count in counts.items()]
 
 
 def _row(name: str, cells) -> str:
