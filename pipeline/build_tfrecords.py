@@ -15,7 +15,8 @@ import shutil
 from absl import flags
 
 from pipeline import command, processes
-from pipeline.settings import MISSING_LABELS, ON_LEAK, SENTINELS, Settings
+from pipeline.records import LABEL_ORDERS
+from pipeline.settings import DEFAULT_SPLITS, MISSING_LABELS, ON_LEAK, SENTINELS, Settings
 from pipeline.sources import SOURCES
 
 _LAYOUTS = "\n".join(f"  {name}: {source.layout}" for name, source in SOURCES.items())
@@ -34,8 +35,8 @@ def _define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "TFDS data directory; the dataset appears below it.", required=True)
     flags.DEFINE_string("name", None, "Name of the dataset (the TFDS config).", required=True)
     strings = {
-        "splits": "For a source that declares none: name:fraction, by comma; empty is train:0.8,validation:0.1,test:0.1.",
-        "label_order": "What codes 0, 1, 2 … mean: names by comma, or a known order (affectnet, fer2013, alphabetical …).",
+        "splits": f"For a source that declares none: name:fraction, by comma; empty is {DEFAULT_SPLITS}.",
+        "label_order": f"What codes 0, 1, 2 … mean: names by comma, or one of {', '.join(LABEL_ORDERS)}.",
         "beam_options": "Beam's own options in one string, as '--runner=FlinkRunner --parallelism=8'.",
     }
     numbers = {

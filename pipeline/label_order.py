@@ -43,8 +43,8 @@ def check(expression: np.ndarray, valence: np.ndarray, declared: Sequence[str]) 
     best = max(agreement, key=agreement.get, default="")
     if best and here < _CONTRADICTS and agreement[best] > _AGREES:
         raise DataError(
-            f"valence contradicts the label order {','.join(declared)}: it correlates {here:+.2f} with what these classes "
-            f"mean, and {agreement[best]:+.2f} in the order {best!r} ({','.join(LABEL_ORDERS[best])}). "
+            f"valence contradicts the label order {','.join(declared)}: it correlates {here:+.2f} with what these "
+            f"classes mean, and {agreement[best]:+.2f} in the order {best!r} ({','.join(LABEL_ORDERS[best])}). "
             f"Give --label_order={best} if the codes are in that order, or --label_order={','.join(declared)} to insist"
         )
 

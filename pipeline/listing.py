@@ -97,7 +97,8 @@ def _repeated(table: pa.Table) -> np.ndarray:
         first, second = (table.slice(i, 1).to_pylist()[0] for i in (int(row) - 1, int(row)))
         if any(first[name] != second[name] for name in _FIELDS if name not in _SAME_BUT):
             raise DataError(
-                f"the id {first['id']!r} stands for two different inputs; keep one of them:\n  {_shown(first)}\n  {_shown(second)}"
+                f"the id {first['id']!r} stands for two different inputs; keep one of them:\n"
+                f"  {_shown(first)}\n  {_shown(second)}"
             )
     return again
 

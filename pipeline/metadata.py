@@ -82,7 +82,8 @@ def write_metadata(job: Job) -> None:
         or written != counts["written"]
     ):
         raise InvariantError(
-            f"{inputs} inputs are not {written} written + {rejected} rejected + {counts['filtered']} filtered; nothing is published"
+            f"{inputs} inputs are not {written} written + {rejected} rejected + {counts['filtered']} filtered; "
+            "nothing is published"
         )
     staging.write_json(os.path.join(where.out, "statistics.json"), counts)
     _write_tfds(job, shards)

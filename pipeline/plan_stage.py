@@ -102,8 +102,8 @@ def _check_bad_fraction(columns: pa.Table, reasons: np.ndarray, limit: float) ->
     if len(rejected) <= limit * len(reasons):
         return
     lines = [
-        f"{len(rejected)} of {len(reasons)} inputs are rejected, above --max_bad_fraction={limit}; nothing is published. "
-        "Mend the input, or raise the flag if this is known"
+        f"{len(rejected)} of {len(reasons)} inputs are rejected, above --max_bad_fraction={limit}; nothing is "
+        "published. Mend the input, or raise the flag if this is known"
     ]
     for reason, count in collections.Counter(reasons[rejected]).most_common():
         examples = columns.take(np.flatnonzero(reasons == reason)[:_EXAMPLES])

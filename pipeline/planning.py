@@ -6,6 +6,7 @@ and the seed alone: a global shuffle that never changes.
 
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -248,4 +249,4 @@ def _cut_shards(split: str, examples: int, size: int, start: int, policy: Policy
     )
     count = max(1, min(count, examples, 99_999))
     edges = [examples * i // count for i in range(count + 1)]
-    return [Shard(split, i, count, start + low, high - low) for i, (low, high) in enumerate(zip(edges[:-1], edges[1:]))]
+    return [Shard(split, i, count, start + low, high - low) for i, (low, high) in enumerate(itertools.pairwise(edges))]

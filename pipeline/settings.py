@@ -17,7 +17,8 @@ MISSING_LABELS = ("mask", "reject")
 
 #: Fields that never change a published byte: where, by whom, how fast, and whether at all.
 _NOT_IN_THE_BYTES = (
-    "input_dir", "data_dir", "max_bad_fraction", "num_workers", "overwrite", "dry_run", "beam_options", "decode_timeout",
+    "input_dir", "data_dir", "max_bad_fraction", "num_workers", "overwrite", "dry_run", "beam_options",
+    "decode_timeout",
 )  # fmt: skip
 #: Fields that decide what verification finds in one input.
 _VERIFIED_WITH = ("source", "image_size", "label_order", "min_side", "box_margin", "missing_labels")
@@ -147,7 +148,17 @@ class Settings:
     def source_options(self) -> base.SourceOptions:
         """What a source needs."""
         order = parse_label_order(self.label_order) if self.label_order else ()
-        return base.SourceOptions(label_order=order, box_margin=self.box_margin, missing_labels=self.missing_labels)
+        return base.SourceOptions(
+            label_order=order,
+            box_margin=self.box_margin,
+            missing_labels=self.missing_labels,
+            archive=os.path.basename(self.input_dir) if os.path.isfile(self.input_dir) else "",
+        )
+
+    @property
+    def input_root(self) -> str:
+        """The directory that input paths are relative to: `input_dir`, or the folder of an archive."""
+        return os.path.dirname(os.path.abspath(self.input_dir)) if os.path.isfile(self.input_dir) else self.input_dir
 
     def deciding_bytes(self) -> dict:
         """The fields that decide the published bytes; they stand in `manifest.json`."""

@@ -36,7 +36,7 @@ class Job:
 
     def open_source(self) -> Source:
         """The source over the input directory."""
-        return SOURCES[self.settings.source](InputFiles(self.settings.input_dir), self.settings.source_options)
+        return SOURCES[self.settings.source](InputFiles(self.settings.input_root), self.settings.source_options)
 
 
 def verify_chunk(job: Job, chunk: listing.Chunk, *, condemned: dict[int, str], beacon: Beacon) -> None:
