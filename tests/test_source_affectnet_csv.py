@@ -38,7 +38,7 @@ def rejection(call, *arguments):
 
 
 def test_one_face(release):
-    source = release({"validation.csv": row(), "1/a.jpg": "face"}, box_margin=0.1)
+    source = release({"validation.csv": "\ufeff" + row(), "1/a.jpg": "face"}, box_margin=0.1)
     [entry] = source.scan()
     assert (entry.id, entry.path, entry.split, entry.line) == ("1/a.jpg#10,20,100,200", "1/a.jpg", "test", 1)
     assert source.raw(entry) == b"face"

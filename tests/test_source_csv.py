@@ -211,6 +211,12 @@ def test_which_file_is_the_index(source, tmp_path):
     assert reasons(source("image,expression\nc.jpg,1\n")) == {"c.jpg": ""}
 
 
+def test_an_index_that_is_no_file_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match="not a regular file"):
+        list(InputFiles(tmp_path).lines("pipe.csv"))
+
+
 CELL = st.text(st.sampled_from('ab",\n\r\t é1'), max_size=8)
 
 

@@ -1,5 +1,6 @@
 """Source `ferplus`: votes to labels; folders, a zip, and pixels beside the votes."""
 
+import dataclasses
 import fractions
 import io
 import zipfile
@@ -149,6 +150,21 @@ def test_damaged_members(tmp_path):
         with pytest.raises(Reject) as caught:
             source.raw(entry)
         assert caught.value.reason == "corrupt"
+
+
+def test_a_member_cut_in_the_stream_that_has_no_checksum_ahead(tmp_path):
+    name, data = "FER2013Train/fer0000000.png", bytes(range(256)) * 9
+    write_zip(tmp_path / "a.zip", f"Training,fer0000000.png,{HAPPY}\n", {name: data})
+    zipped = bytearray((tmp_path / "a.zip").read_bytes())
+    # As a program writes that cannot seek: sum and size follow the member, and the first header says so.
+    zipped[6] |= 8
+    (tmp_path / "a.zip").write_bytes(zipped)
+    source = opened(tmp_path)
+    [entry] = source.scan()
+    assert source.raw(entry) == data
+    with pytest.raises(Reject) as caught:
+        source.raw(dataclasses.replace(entry, length=entry.length - 2))
+    assert caught.value.reason == "corrupt"
 
 
 def test_a_bomb_is_not_inflated(tmp_path):

@@ -103,7 +103,7 @@ class AffectNetCsv(tables.ListedImages):
         for collection, found in lists:
             if found:
                 images = next(folder for folder in collection.image_folders if self.files.has_folder(folder))
-                claimed[images] = claimed.get(images, images != "") and len(found) == len(collection.lists)
+                claimed[images] = claimed.get(images, True) and len(found) == len(collection.lists)
             for path, split in found.items():
                 yield from self._rows(path, split=split, images=images, prefix=collection.prefix, named=named)
         for folder in sorted({os.path.dirname(path) for path in named}):
@@ -156,7 +156,7 @@ class AffectNetCsv(tables.ListedImages):
                 id=f"{prefix}{listed}#{','.join(cells)}",
                 path=image,
                 split=split,
-                payload=json.dumps(payload, ensure_ascii=False),
+                payload=json.dumps(payload),
                 line=row.line,
             )
             digest = hashlib.sha256(row.data).digest()[:16]

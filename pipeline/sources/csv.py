@@ -57,7 +57,7 @@ class Csv(tables.ListedImages):
                 path=path,
                 split=split_name(row.text("split")) if declares_split else "",
                 group=row.text("group"),
-                payload=json.dumps({column: row.text(column) for column in label_columns}, ensure_ascii=False),
+                payload=json.dumps({column: row.text(column) for column in label_columns}),
                 line=row.line,
             )
 
