@@ -39,7 +39,7 @@ BLOCK = (8, 10, 5, 4, 3, 3, 4, 3)
 
 #: Mean and standard deviation of arousal and of valence by expression, and how much valence moves with arousal.
 AROUSAL_MEAN = (0.00, 0.20, -0.35, 0.60, 0.70, 0.35, 0.55, -0.10)
-AROUSAL_SPREAD = (0.10, 0.25, 0.22, 0.20, 0.17, 0.22, 0.22, 0.20)
+AROUSAL_SPREAD = (0.10, 0.22, 0.18, 0.18, 0.15, 0.18, 0.18, 0.18)
 VALENCE_MEAN = (0.00, 0.72, -0.60, 0.20, -0.45, -0.65, -0.55, -0.30)
 VALENCE_SPREAD = (0.06, 0.10, 0.10, 0.12, 0.10, 0.08, 0.10, 0.10)
 VALENCE_SLOPE = (0.00, 0.35, -0.20, 0.20, -0.30, -0.25, -0.30, -0.20)

@@ -85,17 +85,17 @@ ACTION_UNITS = {
 EXPRESSION_UNITS = {
     "neutral": {},
     "happy": {"lip_corner_puller": 1.0, "cheek_raiser": 1.0, "lips_part": 0.9},
-    "sad": {"inner_brow_raiser": 1.0, "brow_lowerer": 0.2, "lip_corner_depressor": 1.1, "chin_raiser": 0.6,
-            "lid_droop": 0.6},
-    "surprise": {"inner_brow_raiser": 1.0, "outer_brow_raiser": 1.1, "upper_lid_raiser": 1.0, "jaw_drop": 1.0,
+    "sad": {"inner_brow_raiser": 1.7, "brow_lowerer": 0.4, "lip_corner_depressor": 1.9, "chin_raiser": 0.9,
+            "lid_droop": 1.2},
+    "surprise": {"inner_brow_raiser": 1.0, "outer_brow_raiser": 1.1, "upper_lid_raiser": 0.8, "jaw_drop": 1.0,
                  "lip_pucker": 0.9},
-    "fear": {"inner_brow_raiser": 1.3, "outer_brow_raiser": 0.3, "brow_lowerer": 0.4, "upper_lid_raiser": 1.2,
+    "fear": {"inner_brow_raiser": 1.3, "outer_brow_raiser": 0.3, "brow_lowerer": 0.4, "upper_lid_raiser": 1.0,
              "lip_stretcher": 1.1, "lips_part": 1.3, "lower_lip_depressor": 0.4},
     "disgust": {"nose_wrinkler": 1.0, "upper_lip_raiser": 1.1, "brow_lowerer": 0.5, "lid_tightener": 1.0,
                 "lip_corner_depressor": 0.6, "cheek_raiser": 0.6},
     "anger": {"brow_lowerer": 1.3, "outer_brow_raiser": 0.2, "lid_tightener": 0.6, "lip_presser": 1.0,
               "lip_corner_depressor": 0.3},
-    "contempt": {"lip_corner_puller": 0.95, "cheek_raiser": 0.4, "lid_droop": 0.35, "outer_brow_raiser": 0.6},
+    "contempt": {"lip_corner_puller": 1.8, "cheek_raiser": 0.9, "lid_droop": 0.9, "outer_brow_raiser": 1.3},
 }  # fmt: skip
 
 
@@ -142,7 +142,9 @@ def sample_pose(rng: np.random.Generator, image_size: int) -> Pose:
     """A head turned a little, which nearly fills an image of `image_size` pixels a side."""
     yaw, pitch, roll = rng.normal(0, (0.17, 0.09, 0.09)).clip(-0.38, 0.38)
     x, y = rng.normal((0.5, 0.56), 0.015)
-    return Pose(yaw, pitch, roll, image_size * rng.uniform(0.27, 0.32), (image_size * (x - 0.05 * yaw), image_size * y))
+    return Pose(
+        yaw, pitch, roll, image_size * rng.uniform(0.285, 0.34), (image_size * (x - 0.05 * yaw), image_size * y)
+    )
 
 
 def rest_shape() -> np.ndarray:
@@ -194,8 +196,8 @@ def _displacements() -> np.ndarray:
 
 
 def intensity(arousal: float) -> float:
-    """How strongly an expression shows: 0.45 at arousal -1, 1 at arousal 1."""
-    return 0.725 + 0.275 * arousal
+    """How strongly an expression shows: 0.4 at arousal -1, 1 at arousal 1."""
+    return 0.7 + 0.3 * arousal
 
 
 def activation(rng: np.random.Generator, expression: int, valence: float, arousal: float) -> np.ndarray:
@@ -215,13 +217,13 @@ def activation(rng: np.random.Generator, expression: int, valence: float, arousa
         units["lips_part"] *= np.clip(1.2 + 2.0 * arousal, 0.0, 1.2)
     if name == "anger" and rng.random() < 0.3:  # Teeth bared instead of lips pressed together.
         units |= {"lip_presser": 0.0, "lips_part": intensity(arousal), "upper_lip_raiser": 0.4 * intensity(arousal)}
-    units = {unit: weight * rng.uniform(0.8, 1.15) for unit, weight in units.items()}
+    units = {unit: weight * rng.uniform(0.88, 1.12) for unit, weight in units.items()}
     for unit, weight in (
-        ("lip_corner_puller", max(valence, 0.0)),
-        ("lip_corner_depressor", max(-valence, 0.0)),
-        ("upper_lid_raiser", arousal),
+        ("lip_corner_puller", 0.25 * max(valence, 0.0)),
+        ("lip_corner_depressor", 0.25 * max(-valence, 0.0)),
+        ("upper_lid_raiser", 0.45 * arousal),
     ):
-        units[unit] = units.get(unit, 0.0) + 0.25 * weight
+        units[unit] = units.get(unit, 0.0) + weight
     sides = np.array([[units.get(unit, 0.0) for unit in ACTION_UNITS]] * 2)
     if name == "contempt":
         sides[rng.integers(2)] *= 0.1

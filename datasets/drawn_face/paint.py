@@ -191,7 +191,7 @@ def _eyes_and_mouth(canvas: Canvas, look: Look, shape: np.ndarray, arousal: floa
         centre = (shape[inner] + shape[outer]) / 2 + (*look.gaze, 0.05) - (0, 0.02, 0)
         inside.disc(centre, 0.105, look.iris * 0.6)
         inside.disc(centre, 0.09, look.iris)
-        inside.disc(centre, 0.042 + 0.01 * arousal, (12, 10, 12))
+        inside.disc(centre, 0.042 + 0.018 * arousal, (12, 10, 12))
         inside.disc(centre + 0.045 * look.light * (1, 1, 0) - (0, 0.01, 0), 0.022, (255, 255, 255))
         first, *rest = row
         window.area(_ring(shape, [first, *rest[:3]], [*rest[2:], first]), (255,))
