@@ -8,6 +8,13 @@ import numpy as np
 
 from pipeline.records import Reject
 
+#: Files of more segments, chunks or blocks than this were made to cost time; a 40-megapixel GIF has half as many.
+MAX_PARTS = 500_000
+
+#: Words in a decoder's message, and the reason that they stand for; all else is `corrupt`.
+_REASONS = {"truncated": "truncated", "subsampling": "unsupported_format"}
+_BAND_ROWS = 64
+
 
 class EncodedImage(abc.ABC):
     """An image file whose structure was read and whose pixels were not.
@@ -65,17 +72,17 @@ def third_party_decoder(name: str) -> Iterator[None]:
     except Reject:
         raise
     except Exception as error:
-        reason = "truncated" if "truncated" in str(error) else "corrupt"
+        reason = next((reason for word, reason in _REASONS.items() if word in str(error)), "corrupt")
         raise Reject(reason, f"{name}: {type(error).__name__}: {error}") from None
 
 
 def multiplied(values: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """values × factors / 255, rounded, both uint8: colour over black by its alpha, or ink by its black."""
-    product = values.astype(np.uint16)
-    product *= factors
-    product += 127
-    product //= 255
-    return product.astype(np.uint8)
+    """values × factors / 255, rounded, of (height, width, …) uint8: colour by its alpha, or ink by its black."""
+    result = np.empty_like(values)
+    for start in range(0, len(values), _BAND_ROWS):
+        band = slice(start, start + _BAND_ROWS)
+        result[band] = (values[band].astype(np.uint16) * factors[band] + 127) // 255
+    return result
 
 
 def over_black(pixels: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import struct
 import numpy as np
 from PIL import GifImagePlugin
 
-from pipeline.images.base import EncodedImage, over_black, third_party_decoder
+from pipeline.images.base import MAX_PARTS, EncodedImage, over_black, third_party_decoder
 from pipeline.records import Reject
 
 MAGIC = (b"GIF87a", b"GIF89a")
@@ -27,7 +27,6 @@ class GifImage(EncodedImage):
     def __init__(self, data: bytes):
         super().__init__()
         self._data = data
-        self._codes = b""
         self._transparent = -1
         end = self._walk(_Reader(data))
         left, top, width, height = self._frame
@@ -48,9 +47,9 @@ class GifImage(EncodedImage):
         while (kind := reader.take(1)) != _TRAILER:
             if kind == _EXTENSION:
                 label = reader.take(1)[0]
-                body = reader.sub_blocks()
-                if label == _GRAPHIC_CONTROL and len(body) >= 4:
-                    transparent = body[3] if body[0] & 1 else -1
+                first = reader.sub_blocks()
+                if label == _GRAPHIC_CONTROL and len(first) >= 4:
+                    transparent = first[3] if first[0] & 1 else -1
             elif kind == _IMAGE:
                 frames += 1
                 if frames > 1:
@@ -59,8 +58,8 @@ class GifImage(EncodedImage):
                 self._frame = tuple(frame)
                 self._palette = reader.palette(flags) or self._palette
                 self._transparent = transparent
-                self._code_bits = reader.take(1)[0]
-                self._codes = reader.sub_blocks()
+                reader.take(1)
+                reader.sub_blocks()
             else:
                 raise Reject("corrupt", f"GIF: block type {kind.hex()} at byte {reader.position - 1}")
         if not frames or not self._palette:
@@ -96,9 +95,12 @@ class _Reader:
 
     def __init__(self, data: bytes):
         self._data = data
-        self.position = 0
+        self.position = self._parts = 0
 
     def take(self, count: int) -> bytes:
+        self._parts += 1
+        if self._parts > 2 * MAX_PARTS:  # Each block is two: its length and its bytes.
+            raise Reject("corrupt", f"GIF: more than {MAX_PARTS} blocks")
         part = self._data[self.position : self.position + count]
         if len(part) < count:
             raise Reject("truncated", f"GIF: the data ends at byte {len(self._data)}, before the trailer")
@@ -109,7 +111,9 @@ class _Reader:
         return self.take(3 << (flags & 7) + 1) if flags & 0x80 else b""
 
     def sub_blocks(self) -> bytes:
-        parts = []
+        """Skips a chain of blocks and returns the first one."""
+        first = b""
         while length := self.take(1)[0]:
-            parts.append(self.take(length))
-        return b"".join(parts)
+            block = self.take(length)
+            first = first or block
+        return first

@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 
 from pipeline.images import exif
-from pipeline.images.base import EncodedImage, multiplied, third_party_decoder
+from pipeline.images.base import MAX_PARTS, EncodedImage, multiplied, third_party_decoder
 from pipeline.records import Reject
 
 MAGIC = b"\xff\xd8\xff"
@@ -50,7 +50,7 @@ class JpegImage(EncodedImage):
     def _walk(self, data: bytes) -> int:
         """Reads every segment; returns where the image ends."""
         position, scans, exif_seen = 2, 0, False
-        while True:
+        for _ in range(MAX_PARTS):
             code, position = _marker(data, position)
             if code == _EOI:
                 break
@@ -70,6 +70,8 @@ class JpegImage(EncodedImage):
             elif code == _APP1 and payload.startswith(b"Exif\0\0") and not exif_seen:
                 exif_seen, self.orientation = True, exif.orientation(payload[6:])
             self._keep(code, data[start : start + 2], payload)
+        else:
+            raise Reject("corrupt", f"JPEG: more than {MAX_PARTS} segments")
         if not scans or not self.components:
             raise Reject("corrupt", "JPEG: no frame or no scan before the end of the image")
         if scans > _MAX_SCANS:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import PngImagePlugin
 
 from pipeline.images import exif
-from pipeline.images.base import EncodedImage, over_black, third_party_decoder
+from pipeline.images.base import MAX_PARTS, EncodedImage, over_black, third_party_decoder
 from pipeline.records import Reject
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -28,8 +28,8 @@ _BIT_DEPTHS = {
 #: Adam7: (first column, first row, column step, row step) of each pass.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
-#: Deflate expands at most 1,032 times: one piece gives 17 MB at most.
-_INFLATE_PIECE = 16 * 1024
+#: Deflate expands at most 1,032 times: one piece gives 4 MB at most.
+_INFLATE_PIECE = 4 * 1024
 #: Decoders limit the size of one chunk.
 _IDAT_BYTES = 2**20
 
@@ -63,7 +63,7 @@ class PngImage(EncodedImage):
     def _walk(self, data: bytes, parts: list[bytes]) -> int:
         """Reads every chunk, pixel data into `parts`; returns where the image ends."""
         position, before = len(MAGIC), b""
-        while True:
+        for _ in range(MAX_PARTS):
             kind, body, position = _chunk(data, position)
             if (kind == b"IHDR") != (not before):
                 raise Reject("corrupt", f"PNG: chunk {kind!r} after {before!r}; IHDR comes first, once")
@@ -86,6 +86,7 @@ class PngImage(EncodedImage):
             elif not kind[0] & 0x20:
                 raise Reject("corrupt", f"PNG: unknown critical chunk {kind!r}")
             before = kind
+        raise Reject("corrupt", f"PNG: more than {MAX_PARTS} chunks")
 
     def _read_header(self, body: bytes) -> None:
         if len(body) != 13:
@@ -149,17 +150,14 @@ class PngImage(EncodedImage):
 
     def pixels(self) -> np.ndarray:
         if self._colour == _PALETTE:
-            pixels = self._coloured(self._indices())
-        elif self._depth == 16:
-            pixels = self._from_16_bits()
-        else:
-            pixels = self._keyed(self._decode())
+            return self._coloured(self._indices())
+        pixels = self._from_16_bits() if self._depth == 16 else self._from_8_bits()
         if self._colour in (_GREY_ALPHA, _RGB_ALPHA):
-            pixels = over_black(pixels)
-        return pixels
+            return over_black(pixels)
+        return pixels[..., 0] if self._colour == _GREY else pixels
 
     def _indices(self) -> np.ndarray:
-        indices = self._decode()
+        indices = self._decode()[..., 0]
         if indices.max() >= len(self._palette) // 3:
             raise Reject("corrupt", f"PNG: colour {indices.max()} of a palette of {len(self._palette) // 3}")
         return indices
@@ -170,15 +168,13 @@ class PngImage(EncodedImage):
         alpha[: len(self._transparency), 0] = np.frombuffer(self._transparency, np.uint8)
         return over_black(np.hstack([colours, alpha])[None])[0][indices]
 
-    def _keyed(self, pixels: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
-        """Makes the one transparent colour black; `values` are the samples to compare, where not the pixels."""
+    def _from_8_bits(self) -> np.ndarray:
+        pixels = self._decode()
         if self._transparency:
             key = np.frombuffer(self._transparency, ">u2").astype(np.int64)
             if self._depth < 8:  # Pillow has scaled the samples to 0 … 255.
                 key = key * 255 // (2**self._depth - 1)
-            equal = (pixels if values is None else values) == (key if len(key) > 1 else key[0])
-            pixels = pixels.copy()
-            pixels[equal if equal.ndim == 2 else equal.all(axis=2)] = 0
+            pixels = _black_where(pixels == key, pixels)
         return pixels
 
     def _from_16_bits(self) -> np.ndarray:
@@ -193,36 +189,39 @@ class PngImage(EncodedImage):
         else:
             mode = "RGB" if self._colour == _RGB else "RGBA"
             high, low = self._decode(rawmode=f"{mode};16B"), self._decode(rawmode=f"{mode};16L")
-        values = (high.astype(np.uint16) << 8) | low
-        # Equal to round(values / 257), and inside 16 bits.
-        pixels = self._keyed(((values - high + 128) >> 8).astype(np.uint8), values)
-        return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+        # A sample is 257 × high + (low - high); the nearest multiple of 257 stands for the 8-bit value.
+        difference = low.astype(np.int16) - high
+        pixels = high + (difference > 128) - (difference < -128)
+        if self._transparency:
+            key = np.frombuffer(self._transparency, np.uint8)
+            pixels = _black_where((high == key[0::2]) & (low == key[1::2]), pixels)
+        return pixels
 
-    def _decode(self, depth: int = 0, colour: int = -1, rawmode: str = "") -> np.ndarray:
-        """Samples as Pillow unpacks them; `depth` and `colour` pretend another header of as many bits."""
-        header = struct.pack(
-            ">IIBBBBB",
-            self.width,
-            self.height,
-            depth or self._depth,
-            self._colour if colour < 0 else colour,
-            0,
-            0,
-            self._interlace,
-        )
+    def _decode(self, depth: int = 0, colour: int | None = None, rawmode: str = "") -> np.ndarray:
+        """Samples as Pillow unpacks them, (height, width, channels).
+
+        Args:
+          depth, colour: another header to pretend, of as many bits a pixel.
+          rawmode: Pillow's name for another way to unpack.
+        """
+        header = self._header(depth or self._depth, self._colour if colour is None else colour)
         palette = _packed(b"PLTE", self._palette) if self._colour == _PALETTE else b""
         with third_party_decoder("PNG"):
             image = PngImagePlugin.PngImageFile(io.BytesIO(_assembled(header, palette, self._deflated)))
             if rawmode:
                 image.tile = [tile._replace(args=rawmode) for tile in image.tile]
             pixels = np.asarray(image)
-        return pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels
+        if pixels.dtype == bool:
+            pixels = pixels * np.uint8(255)
+        return pixels.reshape(self.height, self.width, -1)
 
     def stripped(self) -> bytes:
-        header = struct.pack(">IIBBBBB", self.width, self.height, self._depth, self._colour, 0, 0, self._interlace)
         # A smaller window than the data uses is an error to libpng and none to zlib: declare the largest.
         method = b"\x78\x9c" if self._deflated[0] != 0x78 else self._deflated[:2]
-        return _assembled(header, b"", method + self._deflated[2:])
+        return _assembled(self._header(self._depth, self._colour), b"", method + self._deflated[2:])
+
+    def _header(self, depth: int, colour: int) -> bytes:
+        return struct.pack(">IIBBBBB", self.width, self.height, depth, colour, 0, 0, self._interlace)
 
 
 class _RowStarts:
@@ -260,6 +259,11 @@ def _chunk(data: bytes, position: int) -> tuple[bytes, bytes, int]:
     if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
         raise Reject("corrupt", f"PNG: checksum of the chunk {kind.decode()} at byte {position}")
     return kind, body, end
+
+
+def _black_where(transparent: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Black where the one transparent colour is; `transparent` compares each sample with its own."""
+    return pixels * ~transparent.all(axis=2, keepdims=True)
 
 
 def _packed(kind: bytes, body: bytes) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import WebPImagePlugin
 
 from pipeline.images import exif
-from pipeline.images.base import EncodedImage, over_black, third_party_decoder
+from pipeline.images.base import MAX_PARTS, EncodedImage, over_black, third_party_decoder
 from pipeline.records import Reject
 
 
@@ -66,13 +66,15 @@ def _chunks(data: bytes) -> dict[bytes, bytes]:
     """The first chunk of each type."""
     chunks: dict[bytes, bytes] = {}
     position = 12
-    while position < len(data):
+    for _ in range(MAX_PARTS):
+        if position >= len(data):
+            return chunks
         kind, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
         start, position = position + 8, position + 8 + length + length % 2
         if start + length > len(data):
             raise Reject("truncated", f"WebP: the data ends within the chunk {kind!r}")
         chunks.setdefault(kind, data[start : start + length])
-    return chunks
+    raise Reject("corrupt", f"WebP: more than {MAX_PARTS} chunks")
 
 
 def _frame_header(chunks: dict[bytes, bytes]) -> tuple[int, int, bool]:
