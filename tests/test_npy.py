@@ -99,6 +99,7 @@ def test_a_pickle_is_never_opened(data, read):
         with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000,), }", bytes(8)),
         with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }", bytes(8)),
         with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (True,), }", bytes(8)),
+        with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (-1, -1), }", bytes(8)),
         with_header("{'descr': '<f8', 'fortran_order': 0, 'shape': (), }", bytes(8)),
         with_header("{'descr': '<f8', 'shape': (), }", bytes(8)),
         with_header("{'descr': '<q9', 'fortran_order': False, 'shape': (), }", bytes(8)),

@@ -153,7 +153,7 @@ def test_absent_arrays_can_be_refused(tmp_path):
 
 
 def test_long_arrays_are_streamed(tmp_path):
-    rows = 3 * arrays.CHUNK_ROWS
+    rows = 12_288  # three chunks
     names = [f"{n}.jpg" for n in range(rows)]
     folder_of(tmp_path, names, expressions=np.full(rows, "?", "U128"), landmarks=np.zeros((rows, 136)))
     tracemalloc.start()
