@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from absl import app
 
-from pipeline.errors import InvariantError, PipelineError
+from pipeline.errors import EnvironmentFault, InvariantError, PipelineError
 
 
 def run(command: Callable[[], None]) -> None:
@@ -26,6 +26,9 @@ def _exit_code(command: Callable[[], None], surplus: list[str]) -> int:
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except ImportError as error:
+        print(f"error: a library is missing or broken: {error}; install what requirements.lock names", file=sys.stderr)
+        return EnvironmentFault.exit_code
     except Exception:
         print(f"error: an unexpected error, please report it:\n{traceback.format_exc()}", file=sys.stderr)
         return InvariantError.exit_code

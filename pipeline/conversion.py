@@ -6,7 +6,9 @@ The driver lists the input, holds the lock, and renames the result into place; w
 Beam pipeline. A rerun after a kill finds the done-records in the staging directory and repeats none.
 """
 
+import contextlib
 import dataclasses
+import io
 import logging
 import os
 import shlex
@@ -15,10 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from pipeline import listing, progress, publishing, staging, statistics
-from pipeline.errors import BY_EXIT_CODE, EnvironmentFault, InvariantError, OutputBusyError, UsageError
+from pipeline import listing, metadata, pool, progress, publishing, staging, statistics
+from pipeline.errors import BY_EXIT_CODE, DataError, EnvironmentFault, InvariantError, OutputBusyError, UsageError
 from pipeline.settings import Settings
 from pipeline.tasks import Job
+from pipeline.worker import describe_os_error
 
 #: The runner when --beam_options names none. Beam's own default first looks for a downloaded Go program.
 LOCAL_RUNNER = "FnApiRunner"
@@ -55,29 +58,45 @@ def convert(
       PipelineError: by kind of fault; its `exit_code` is the command line's.
     """
     started = time.time()
-    if settings.dry_run:
-        folder = tempfile.mkdtemp(prefix="affect_faces_dry_run_")
-        on_staging(folder)
-        try:
-            job = Job(settings, staging.Staging(folder))
-            timer = _run(job, started, show_progress=show_progress)
-            return Result("", "", statistics.count(job), timer)
-        finally:
-            shutil.rmtree(folder)
+    try:
+        if settings.dry_run:
+            return _plan(settings, started, show_progress=show_progress, on_staging=on_staging)
+        return _publish(settings, started, show_progress=show_progress)
+    except OSError as error:  # reading the input raises other errors, so this is about the output
+        raise describe_os_error(error, settings.data_dir) from None
 
+
+def _plan(settings: Settings, started: float, *, show_progress: bool, on_staging: Callable[[str], None]) -> Result:
+    folder = tempfile.mkdtemp(prefix="affect_faces_dry_run_")
+    on_staging(folder)
+    try:
+        job = Job(settings, staging.Staging(folder))
+        seconds = _run(job, started, show_progress=show_progress)
+        return Result("", "", statistics.count(job), seconds)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _publish(settings: Settings, started: float, *, show_progress: bool) -> Result:
     where = staging.make_staging(settings)
+    key = staging.settings_digest(settings.deciding_bytes() | _circumstances(settings))
     publishing.prepare_folder(settings.dataset_dir)
     with publishing.lock(settings.dataset_dir):
         where.sweep()
-        if publishing.recover(where, settings.dataset_dir):
+        if publishing.recover(where, settings.dataset_dir, key):
             logging.warning("finished the publication that an earlier run was killed in")
             return _published(settings, {"total": time.time() - started})
-        if publishing.is_complete(settings.dataset_dir) and not settings.overwrite:
+        if os.path.lexists(settings.dataset_dir) and not settings.overwrite:
             raise OutputBusyError(f"{settings.dataset_dir} exists; --overwrite replaces it, another --name keeps both")
         seconds = _run(Job(settings, where), started, show_progress=show_progress)
         _write_run(settings, where, started, seconds)
-        publishing.publish(where, settings.dataset_dir)
+        publishing.publish(where, settings.dataset_dir, key)
         return _published(settings, seconds | {"total": time.time() - started})
+
+
+def _circumstances(settings: Settings) -> dict:
+    """What must be the same, beside the settings, for a rerun to go on with what an earlier run left."""
+    return {"input": os.path.realpath(settings.input_dir), "versions": metadata.library_versions()}
 
 
 def _published(settings: Settings, seconds: dict[str, float]) -> Result:
@@ -89,8 +108,12 @@ def _run(job: Job, started: float, *, show_progress: bool) -> dict[str, float]:
     """Everything up to a complete `out/`; returns seconds by stage."""
     job.staging.create()
     source = job.open_source()
-    inputs = listing.list_inputs(source.scan())
-    chunks = listing.cut_chunks(inputs, job.staging, staging.settings_digest(job.settings.verified_with()))
+    try:
+        inputs = listing.list_inputs(source.scan())
+    except OSError as error:
+        raise DataError(f"{error.filename or job.settings.input_dir} cannot be listed: {error.strerror}") from None
+    basis = job.settings.verified_with() | _circumstances(job.settings)
+    chunks = listing.cut_chunks(inputs, job.staging, staging.settings_digest(basis))
     source.files.close()
     del inputs
     scanned = time.time()
@@ -105,6 +128,8 @@ def _run(job: Job, started: float, *, show_progress: bool) -> dict[str, float]:
 
 
 def _run_pipeline(job: Job, chunks: list[listing.Chunk]) -> None:
+    if not job.settings.beam_options:
+        pool.start_idle(_local_processes(job.settings))  # they are ready when Beam is
     import apache_beam as beam  # two seconds, after everything that can fail without it
 
     from pipeline import transforms
@@ -115,7 +140,7 @@ def _run_pipeline(job: Job, chunks: list[listing.Chunk]) -> None:
         with beam.Pipeline(options=options) as pipeline:
             tasks = (
                 pipeline
-                | "Chunks" >> beam.Create(chunks)
+                | "Chunks" >> beam.Create([{"kind": "verify", "chunk": vars(chunk)} for chunk in chunks])
                 | transforms.VerifyChunks(job, pool_size)
                 | transforms.PlanShards(job, chunks)
             )
@@ -142,18 +167,37 @@ def _run_pipeline(job: Job, chunks: list[listing.Chunk]) -> None:
 
 
 def _beam_options(settings: Settings):
-    """Beam's options, and how many decoding processes each Beam worker drives."""
-    from apache_beam.options.pipeline_options import PipelineOptions
+    """Beam's options, and how many decoding processes each Beam worker drives.
 
-    arguments = shlex.split(settings.beam_options)
-    given = {argument.partition("=")[0].lstrip("-") for argument in arguments}
-    if "runner" not in given:
-        arguments.append(f"--runner={LOCAL_RUNNER}")
-    options = PipelineOptions(arguments)
-    known = options.get_all_options()
+    Raises:
+      UsageError: an option that Beam cannot parse, a runner that it does not know, or an option that the
+        local runner does not know; other runners may have options that only they know.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.runner import create_runner
+
+    def refuse(problem: object) -> UsageError:
+        return UsageError(f"--beam_options={settings.beam_options!r} is not accepted: {problem}")
+
+    complaint = io.StringIO()
+    try:
+        arguments = shlex.split(settings.beam_options)
+        given = {argument.partition("=")[0].lstrip("-") for argument in arguments}
+        if "runner" not in given:
+            arguments.append(f"--runner={LOCAL_RUNNER}")
+        with contextlib.redirect_stderr(complaint):
+            options = PipelineOptions(arguments)
+            known = options.get_all_options()
+        create_runner(known["runner"])
+    except SystemExit:  # argparse's way to say no
+        raise refuse(complaint.getvalue().strip().rpartition("\n")[2]) from None
+    except (ValueError, ImportError, AttributeError) as error:
+        raise refuse(error) from None
     if known["runner"].rpartition(".")[2] != LOCAL_RUNNER:
         return options, settings.num_workers or 1
-    cores = settings.num_workers or len(os.sched_getaffinity(0))
+    if unknown := sorted(options.get_all_options(drop_default=True, retain_unknown_options=True).keys() - known.keys()):
+        raise refuse(f"{LOCAL_RUNNER} has no option --{unknown[0]}")
+    cores = _local_processes(settings)
     if known["direct_running_mode"] == "in_memory":
         return options, cores
     if settings.num_workers and "direct_num_workers" in given:
@@ -161,6 +205,10 @@ def _beam_options(settings: Settings):
     return (
         options if "direct_num_workers" in given else PipelineOptions([*arguments, f"--direct_num_workers={cores}"])
     ), 1
+
+
+def _local_processes(settings: Settings) -> int:
+    return settings.num_workers or len(os.sched_getaffinity(0))
 
 
 def _stage_seconds(job: Job, chunks: list[listing.Chunk], started: float, scanned: float) -> dict[str, float]:

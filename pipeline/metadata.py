@@ -90,6 +90,16 @@ def write_metadata(job: Job) -> None:
     _write_manifest(job, shards, inputs, digest)
 
 
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that a published byte may depend on."""
+    return {name: installed.version(name) for name in _DECIDING_LIBRARIES}
+
+
+def describe(name: str, source: str) -> str:
+    """What sets the dataset `name` apart from others of the same features, in one line."""
+    return f"{name}, converted from the layout {source}"
+
+
 def _written(where: staging.Staging, task: dict) -> dict:
     path = os.path.join(where.out, task["shard"])
     done = where.write_path(task["shard"], ".json")
@@ -136,17 +146,17 @@ def _write_rows(job: Job, tasks: list[dict]) -> tuple[int, int, str]:
 
 def _places(where: staging.Staging, tasks: list[dict]) -> dict[str, np.ndarray]:
     """Where each input went, as flat arrays over all inputs (26 bytes an input)."""
-    order = np.load(where.plan_path("order.npy"), mmap_mode="r")
-    outcome = np.load(where.plan_path("outcome.npy"), mmap_mode="r")
+    order = staging.read_array(where.plan_path("order.npy"))
+    outcome = staging.read_array(where.plan_path("outcome.npy"))
     places = {name: np.full(len(outcome), -1, np.int32) for name in ("shard", "position")}
     places |= {name: np.full(len(outcome), -1, np.int64) for name in ("offset", "length")}
-    places |= {"outcome": outcome, "split": np.load(where.plan_path("split.npy"), mmap_mode="r")}
+    places |= {"outcome": outcome, "split": staging.read_array(where.plan_path("split.npy"))}
     seen: dict[str, int] = {}
     for task in tasks:
         rows = order[task["start"] : task["start"] + task["records"]]
         places["shard"][rows] = seen[task["split"]] = seen.get(task["split"], -1) + 1
         places["position"][rows] = np.arange(len(rows))
-        places["offset"][rows], places["length"][rows] = np.load(where.write_path(task["shard"], ".npy")).T
+        places["offset"][rows], places["length"][rows] = staging.read_array(where.write_path(task["shard"], ".npy")).T
     return places
 
 
@@ -205,7 +215,7 @@ def _write_tfds(job: Job, shards: list[dict]) -> None:
                 }
             )
     info = {
-        "configDescription": f"{job.settings.name}, converted from the layout {job.settings.source}",
+        "configDescription": describe(job.settings.name, job.settings.source),
         "configName": job.settings.name,
         "description": DESCRIPTION,
         "fileFormat": "tfrecord",
@@ -251,7 +261,7 @@ def _write_manifest(job: Job, shards: list[dict], inputs: int, digest: str) -> N
         "name": job.settings.name,
         "version": VERSION,
         "settings": job.settings.deciding_bytes(),
-        "versions": {name: installed.version(name) for name in _DECIDING_LIBRARIES},
+        "versions": library_versions(),
         "input": {"count": inputs, "digest": digest},
         "shards": shards,
         "files": {name: staging.file_digest(os.path.join(out, name)) for name in files},

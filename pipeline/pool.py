@@ -71,37 +71,53 @@ class Worker:
             if select.select([self._process.stdout], [], [], _POLL_SECONDS)[0]:
                 part = os.read(self._process.stdout.fileno(), 2**16)
                 if not part:
-                    raise WorkerDied(self._at(), self._process.wait(), hung=False)
+                    self._process.wait()  # it may be on its way out, and how it ends is wanted
+                    raise WorkerDied(self._at(), self.close(), hung=False)
                 answer += part
             elif self._at() != at:
                 at, since = self._at(), time.monotonic()
             elif at >= 0 and time.monotonic() - since > timeout:
-                self.close()
-                raise WorkerDied(at, self._process.returncode, hung=True)
+                raise WorkerDied(at, self.close(), hung=True)
         return json.loads(answer)
 
-    def close(self) -> None:
-        """Ends the process."""
+    def kill(self) -> None:
+        """Ends the process; from any thread: `run` in another one then says that it died."""
         self._process.kill()
-        self._process.wait()
-        self._process.stdin.close()
+
+    def close(self) -> int:
+        """Ends the process and returns its exit code."""
+        self._process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.stdout.close()
+        return self._process.wait()
 
     def _at(self) -> int:
         return BEACON.unpack_from(self._beacon, 0)[0]
 
 
+#: Processes between two tasks. The stages of a job share them: to start one takes half a second.
+_idle: list[Worker] = []
+_lock = threading.Lock()
+
+
+def start_idle(count: int) -> None:
+    """Starts processes ahead of their first task."""
+    with _lock:
+        _idle.extend(Worker() for _ in range(count - len(_idle)))
+
+
 @dataclasses.dataclass
 class Pool:
-    """`size` workers, each driven by a thread of this process; started when first needed."""
+    """Up to `size` tasks at a time, each in a process of its own; a process is started when there is none idle."""
 
     size: int
     timeout: float
 
     def __post_init__(self):
         self._threads = concurrent.futures.ThreadPoolExecutor(self.size)
-        self._own = threading.local()
-        self._workers: list[Worker] = []
+        self._busy: set[Worker] = set()
+        self._closed = False
 
     def submit(self, task: dict) -> concurrent.futures.Future:
         """Runs one task; the future holds its answer, {} or a fault."""
@@ -110,8 +126,12 @@ class Pool:
     def close(self) -> None:
         """Ends every process; tasks that run are lost."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for worker in self._workers:
-            worker.close()
+        with _lock:
+            self._closed = True
+            while _idle:
+                _idle.pop().close()
+            for worker in self._busy:
+                worker.kill()
 
     def _run(self, task: dict) -> dict:
         condemned: dict[int, str] = {}  # rows of a chunk that are rejected unseen
@@ -146,12 +166,19 @@ class Pool:
         return ""
 
     def _try(self, task: dict) -> dict:
-        if not hasattr(self._own, "worker"):
-            self._own.worker = Worker()
-            self._workers.append(self._own.worker)
+        with _lock:
+            if self._closed:
+                raise RuntimeError("the pool is closed")
+            worker = _idle.pop() if _idle else Worker()
+            self._busy.add(worker)
         try:
-            return self._own.worker.run(task, self.timeout)
-        except WorkerDied:
-            self._workers.remove(self._own.worker)
-            del self._own.worker
-            raise
+            answer = worker.run(task, self.timeout)
+        finally:
+            with _lock:
+                self._busy.remove(worker)
+        with _lock:
+            if self._closed:
+                worker.close()
+            else:
+                _idle.append(worker)
+        return answer

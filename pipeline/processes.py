@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 
@@ -40,13 +42,38 @@ def descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit():
-            with contextlib.suppress(OSError):
-                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
-                    parent = int(file.read().rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(name))
+            children.setdefault(_parent(int(name)), []).append(int(name))
     found, waiting = [], [pid]
     while waiting:
         below = children.get(waiting.pop(), [])
         found += below
         waiting += below
     return found
+
+
+def end_with(ancestor: int) -> None:
+    """Ends this process when `ancestor` has ended, if it is one: the runners' own workers would live on.
+
+    Does nothing where `ancestor` is no ancestor (a worker on another machine), and where there is no /proc.
+    """
+    pid = os.getpid()
+    while pid and pid != ancestor:
+        pid = _parent(pid)
+    if not pid or pid == os.getpid():
+        return
+
+    def watch() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            select.select([os.pidfd_open(ancestor)], [], [])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _parent(pid: int) -> int:
+    """The process that started `pid` or took it over; 0 when there is none to be seen."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0

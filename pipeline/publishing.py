@@ -34,14 +34,11 @@ def prepare_folder(dataset_dir: str) -> None:
     """Makes the folder that the dataset appears in.
 
     Raises:
-      EnvironmentFault: it cannot be made or written.
+      EnvironmentFault: it cannot be made.
     """
     parent = os.path.dirname(dataset_dir)
     try:
         os.makedirs(parent, exist_ok=True)
-        probe = os.path.join(parent, f".writable.{os.getpid()}")
-        os.mkdir(probe)
-        os.rmdir(probe)
     except OSError as error:
         raise describe_os_error(error, parent) from None
 
@@ -52,11 +49,15 @@ def lock(dataset_dir: str) -> Iterator[None]:
 
     Raises:
       OutputBusyError: another run holds it.
+      EnvironmentFault: the folder cannot be written.
     """
     parent, version = os.path.split(dataset_dir)
     path = os.path.join(parent, f".{version}.lock")
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise describe_os_error(error, parent) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -83,28 +84,34 @@ def lock(dataset_dir: str) -> Iterator[None]:
         os.close(fd)
 
 
-def publish(where: staging.Staging, dataset_dir: str) -> None:
-    """Puts `out/` in place, by one rename, or by exchange with an older dataset, and removes the staging directory."""
+def publish(where: staging.Staging, dataset_dir: str, key: str = "") -> None:
+    """Puts `out/` in place, by one rename, or by exchange with an older dataset, and removes the staging directory.
+
+    Args:
+      where: holds the complete `out/`.
+      dataset_dir: where it appears.
+      key: of the run, for `recover`.
+    """
     tfrecord.sync_folder(where.out)
-    staging.write_json(os.path.join(where.folder, _MARKER), {"digest": digest(where.out)})
+    staging.write_json(os.path.join(where.folder, _MARKER), {"digest": digest(where.out), "key": key})
     _put_in_place(where, dataset_dir)
     where.remove()
 
 
-def recover(where: staging.Staging, dataset_dir: str) -> bool:
+def recover(where: staging.Staging, dataset_dir: str, key: str = "") -> bool:
     """Finishes what a run killed while publishing left half-way.
 
     Returns:
-      Whether the dataset of that run is in place now.
+      Whether that run had this `key`, and its dataset is in place now.
     """
     marker = os.path.join(where.folder, _MARKER)
     if not os.path.exists(marker):
         return False
-    promised = staging.read_json(marker)["digest"]
-    if is_complete(where.out) and digest(where.out) == promised:
+    promised = staging.read_json(marker)
+    if is_complete(where.out) and digest(where.out) == promised["digest"]:
         _put_in_place(where, dataset_dir)
     where.remove()
-    return is_complete(dataset_dir) and digest(dataset_dir) == promised
+    return promised["key"] == key and is_complete(dataset_dir) and digest(dataset_dir) == promised["digest"]
 
 
 def _put_in_place(where: staging.Staging, dataset_dir: str) -> None:

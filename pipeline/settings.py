@@ -82,6 +82,9 @@ class Settings:
     decode_timeout: float = 60.0
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            kinds = (int, float) if field.type is float else field.type
+            self._require(isinstance(getattr(self, field.name), kinds), field.name, f"a {field.type.__name__}")
         self._require(self.source in SOURCES, "source", f"one of {', '.join(SOURCES)}")
         self._require(self.input_dir, "input_dir", "the directory of the raw faces")
         self._require(self.data_dir, "data_dir", "the directory that datasets are kept in")

@@ -145,6 +145,11 @@ def write_array(path: str, array: np.ndarray) -> None:
         np.save(file, array)
 
 
+def read_array(path: str) -> np.ndarray:
+    """Maps a .npy file; only the rows asked for are ever touched."""
+    return np.lib.format.open_memmap(path, mode="r")
+
+
 def file_digest(path: str) -> str:
     """sha256 of a file, as hex."""
     with open(path, "rb") as file:

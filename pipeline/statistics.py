@@ -94,8 +94,8 @@ def count(job: Job) -> dict:
       n / (classes present * n of the class), scikit-learn's "balanced".
     """
     where = job.staging
-    outcome = np.load(where.plan_path("outcome.npy"), mmap_mode="r")
-    split = np.load(where.plan_path("split.npy"), mmap_mode="r")
+    outcome = staging.read_array(where.plan_path("outcome.npy"))
+    split = staging.read_array(where.plan_path("split.npy"))
     plan = staging.read_json(where.plan_path("plan.json"))
     chunks = [listing.Chunk(**chunk) for chunk in staging.read_json(where.plan_path("chunks.json"))]
 

@@ -4,6 +4,7 @@ Both are idempotent: they look for their own done-record first and leave one by 
 They run in the processes of `pipeline.worker` and see files only.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -23,6 +24,8 @@ from pipeline.sources.base import Entry, Source
 #: Says which row's image the decoder is at, and -1 when it is at none, so that a crash or hang has a name.
 Beacon = Callable[[int], None]
 
+#: Rejections that the machine may be to blame for: a rerun looks again, though the files are the same.
+_MAY_PASS = {"io_error", "timeout"}
 _WRITE_BATCH = 1024
 _NAMED = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".gif": "gif", ".bmp": "bmp", ".webp": "webp"}
 
@@ -52,7 +55,9 @@ def verify_chunk(job: Job, chunk: listing.Chunk, *, condemned: dict[int, str], b
     entries = list(listing.entries(staging.read_table(job.staging.scan_path(chunk.index))))
     path = job.staging.verify_path(chunk.index, chunk.key)
     if os.path.exists(path):
-        if _stamp(source, entries) == staging.read_table(path).schema.metadata[b"stamp"]:
+        done = staging.read_table(path)
+        reasons = set(done["reason"].unique().to_pylist())
+        if _stamp(source, entries) == done.schema.metadata[b"stamp"] and not reasons & _MAY_PASS:
             return
         os.unlink(path)
     rows = [
@@ -157,7 +162,7 @@ def write_shard(job: Job, shard: str, key: str, start: int, records: int) -> Non
 def _records(job: Job, start: int, records: int) -> Iterator[bytes]:
     """The serialised examples of a range of the plan's order."""
     source = job.open_source()
-    order = np.load(job.staging.plan_path("order.npy"), mmap_mode="r")
+    order = staging.read_array(job.staging.plan_path("order.npy"))
     chunks = [listing.Chunk(**chunk) for chunk in staging.read_json(job.staging.plan_path("chunks.json"))]
     tables = [
         (
@@ -208,6 +213,7 @@ def _record(job: Job, source: Source, entry: Entry, labels: dict, chunk: listing
 
 
 def _changed(job: Job, chunk: listing.Chunk, message: str) -> DataError:
-    # Without its done-record the rerun verifies this chunk anew.
-    os.unlink(job.staging.verify_path(chunk.index, chunk.key))
+    # Without its done-record the rerun verifies this chunk anew. Another shard may have seen to it.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(job.staging.verify_path(chunk.index, chunk.key))
     return DataError(f"{message}; nothing is published. Run the same command again once the input is at rest")

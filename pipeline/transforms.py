@@ -7,19 +7,16 @@ repeat what raises, wrap its message, or lose it.
 
 import collections
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipeline import listing, metadata, plan_stage, staging
-from pipeline.errors import PipelineError
+from pipeline import listing, metadata, plan_stage, processes, staging
 from pipeline.pool import Pool
 from pipeline.tasks import Job
-from pipeline.worker import describe_os_error, fault
+from pipeline.worker import fault
 
 
 class VerifyChunks(beam.PTransform):
@@ -30,27 +27,18 @@ class VerifyChunks(beam.PTransform):
         self._job, self._pool_size = job, pool_size
 
     def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return (
-            chunks
-            | "Task" >> beam.Map(_verify_task)
-            | "Spread" >> beam.Reshuffle()
-            | "Run" >> beam.ParDo(_RunTasks(self._job, self._pool_size))
-        )
+        return chunks | "Spread" >> beam.Reshuffle() | "Run" >> beam.ParDo(_RunTasks(self._job, self._pool_size))
 
 
 class PlanShards(beam.PTransform):
-    """The answers of all chunks in; one write task a shard out."""
+    """The answers of all chunks in; one write task a shard, or one fault, out."""
 
     def __init__(self, job: Job, chunks: list[listing.Chunk]):
         super().__init__()
         self._job, self._chunks = job, chunks
 
     def expand(self, answers: beam.PCollection) -> beam.PCollection:
-        return (
-            answers
-            | "All" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            | "Plan" >> beam.FlatMap(_once, plan_stage.make_plan, self._job, self._chunks)
-        )
+        return answers | _Together() | "Plan" >> beam.FlatMap(_once, plan_stage.make_plan, self._job, self._chunks)
 
 
 class WriteShards(beam.PTransform):
@@ -65,18 +53,14 @@ class WriteShards(beam.PTransform):
 
 
 class WriteMetadata(beam.PTransform):
-    """The answers of all shards in; a complete dataset directory, still under its staging name, out."""
+    """The answers of all shards in; {} or a fault out, and a complete dataset directory in the staging directory."""
 
     def __init__(self, job: Job):
         super().__init__()
         self._job = job
 
     def expand(self, answers: beam.PCollection) -> beam.PCollection:
-        return (
-            answers
-            | "All" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            | "Write" >> beam.FlatMap(_once, _finish, self._job)
-        )
+        return answers | _Together() | "Write" >> beam.FlatMap(_once, _finish, self._job)
 
 
 class SayOutcome(beam.PTransform):
@@ -87,11 +71,14 @@ class SayOutcome(beam.PTransform):
         self._job = job
 
     def expand(self, answers: beam.PCollection) -> beam.PCollection:
-        return (
-            answers
-            | "All" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-            | "Say" >> beam.Map(_say, self._job)
-        )
+        return answers | _Together() | "Say" >> beam.Map(_say, self._job)
+
+
+class _Together(beam.PTransform):
+    """All elements as one list; at least one element comes in, since no stage is silent."""
+
+    def expand(self, elements: beam.PCollection) -> beam.PCollection:
+        return elements | "Key" >> beam.Map(_keyed) | beam.GroupByKey() | "List" >> beam.Map(_listed)
 
 
 class _RunTasks(beam.DoFn):
@@ -102,7 +89,7 @@ class _RunTasks(beam.DoFn):
         self._driver = os.getpid()
 
     def setup(self):
-        _end_with(self._driver)
+        processes.end_with(self._driver)
         self._pool = Pool(self._pool_size, self._job.settings.decode_timeout)
 
     def start_bundle(self):
@@ -126,8 +113,12 @@ class _RunTasks(beam.DoFn):
         self._pool.close()
 
 
-def _verify_task(chunk: listing.Chunk) -> dict:
-    return {"kind": "verify", "chunk": vars(chunk)}
+def _keyed(element: dict) -> tuple[int, dict]:
+    return 0, element
+
+
+def _listed(group: tuple[int, Iterable[dict]]) -> list[dict]:
+    return list(group[1])
 
 
 def _once(answers: list[dict], step: Callable, job: Job, *args) -> list[dict]:
@@ -137,30 +128,15 @@ def _once(answers: list[dict], step: Callable, job: Job, *args) -> list[dict]:
         return [min(faults, key=lambda answer: (answer["fault"], answer["message"]))]
     try:
         return step(job, *args)
-    except PipelineError as error:
-        return [fault(error)]
-    except OSError as error:
-        return [fault(describe_os_error(error, job.staging.folder))]
+    except Exception as error:
+        return [fault(error, job.staging.folder)]
 
 
 def _finish(job: Job) -> list[dict]:
     metadata.write_metadata(job)
-    return []
+    return [{}]
 
 
 def _say(answers: list[dict], job: Job) -> None:
     faults = [answer for answer in answers if "fault" in answer]
     staging.write_json(job.staging.outcome_path, faults[0] if faults else {})
-
-
-def _end_with(driver: int) -> None:
-    """Ends a worker process that the driver started when the driver is gone; Beam's own would live on."""
-    if os.getppid() != driver:
-        return
-
-    def watch() -> None:
-        while os.getppid() == driver:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -58,18 +58,24 @@ def _run(task: dict, beacon: tasks.Beacon) -> dict:
             condemned = {int(row): reason for row, reason in task["condemned"].items()}
             tasks.verify_chunk(job, chunk, condemned=condemned, beacon=beacon)
         return {}
-    except PipelineError as error:
-        return fault(error)
-    except MemoryError:
-        return fault(EnvironmentFault("not enough memory; use fewer --num_workers"))
-    except OSError as error:  # reading the input raises Reject, so this is about the output
-        return fault(describe_os_error(error, task["staging"]))
-    except Exception:
-        return fault(InvariantError(f"an unexpected error, please report it:\n{traceback.format_exc()}"))
+    except Exception as error:
+        return fault(error, task["staging"])
 
 
-def fault(error: PipelineError) -> dict:
-    """An error as a row that can cross a process or a Beam stage."""
+def fault(error: Exception, output: str = "") -> dict:
+    """An error as a row that can cross a process or a Beam stage.
+
+    Args:
+      error: what was raised.
+      output: the directory that was written to. Reading the input raises Reject, so an OSError is about this.
+    """
+    if isinstance(error, MemoryError):
+        error = EnvironmentFault("not enough memory; use fewer --num_workers")
+    elif isinstance(error, OSError):
+        error = describe_os_error(error, output)
+    elif not isinstance(error, PipelineError):
+        trace = "".join(traceback.format_exception(error))
+        error = InvariantError(f"an unexpected error, please report it:\n{trace}")
     return {"fault": error.exit_code, "message": str(error)}
 
 
@@ -81,6 +87,8 @@ def describe_os_error(error: OSError, output: str) -> EnvironmentFault:
         errno.EACCES: "no permission; make it writable for this user",
         errno.EPERM: "no permission; make it writable for this user",
         errno.EROFS: "the file system is read-only",
+        errno.EEXIST: "a file is in the way; give another --data_dir",
+        errno.ENOTDIR: "a file is in the way; give another --data_dir",
     }.get(error.errno, "the file system failed")
     return EnvironmentFault(f"{error.filename or output}: {error.strerror or error}: {advice}")
 
