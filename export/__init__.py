@@ -1,0 +1,1 @@
+"""Turns trained models into SavedModels with three outputs. Empty until the exporter lands."""

@@ -1,0 +1,1 @@
+"""Trains models of expression, valence and arousal on a published dataset. Empty until the trainers land."""
