@@ -339,6 +339,7 @@ def png_edit(raw, height=40, width=60, compress=zlib.compress, after=b""):
 
 
 JPEG, PNG, GREY = KINDS["jpeg 4:4:4"], KINDS["png colour 2 depth 8"], bytes(40 * 61)
+FRAME = JPEG[JPEG.index(b"\xff\xc0") :][:19]
 REJECTED = {
     "zero bytes": (b"", "empty"),
     "text": (b"BM is how this text begins, and it goes on for a while", "not_an_image"),
@@ -354,7 +355,11 @@ REJECTED = {
     "jpeg without pixels": (JPEG[: JPEG.index(b"\xff\xda")] + b"\xff\xd9", "corrupt"),
     "jpeg of no height": (jpeg_edit(6, 0), "corrupt"),
     "jpeg of 12 bits": (jpeg_edit(4, 12), "unsupported_format"),
-    "jpeg of two components": (jpeg_edit(9, 2), "unsupported_format"),
+    "jpeg of two components": (
+        JPEG.replace(FRAME, b"\xff\xc0\x00\x0e" + FRAME[4:9] + b"\2" + FRAME[10:16]),
+        "unsupported_format",
+    ),
+    "jpeg of another count of components": (jpeg_edit(9, 2), "corrupt"),
     "jpeg of three-to-one subsampling": (jpeg_edit(11, 0x31), "unsupported_format"),
     "lossless jpeg": (jpeg_edit(1, 0xC3), "unsupported_format"),
     "arithmetic jpeg": (jpeg_edit(1, 0xC9), "unsupported_format"),

@@ -12,7 +12,7 @@ from pipeline.records import Reject
 MAX_PARTS = 500_000
 
 #: Words in a decoder's message, and the reason that they stand for; all else is `corrupt`.
-_REASONS = {"truncated": "truncated", "subsampling": "unsupported_format"}
+_REASONS = {"truncated": "truncated", "Unsupported": "unsupported_format"}
 _BAND_ROWS = 64
 
 

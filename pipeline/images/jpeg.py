@@ -21,6 +21,12 @@ _APPS = range(0xE0, 0xF0)
 #: Baseline, extended sequential and progressive Huffman; every other frame type is unknown to common decoders.
 _SUPPORTED_FRAMES = (0xC0, 0xC1, 0xC2)
 _FRAMES = {code for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC)}
+#: Sampling factors (horizontal, vertical: a digit each) of the three colours that the strict decoder knows:
+#: 4:4:4, 4:4:0, 4:2:2, 4:2:0, 4:1:1, 4:4:1, and other ways to say the same.
+_SAMPLINGS = {
+    "111111", "121111", "211111", "221111", "411111", "141111",
+    "121212", "131313", "212121", "313131", "221212", "222121",
+}  # fmt: skip
 #: Markers without a length; none has a place between segments.
 _BARE = {0x00, 0x01, _SOI, *range(0xD0, 0xD8)}
 #: What ends the entropy-coded data of a scan: a marker that is no stuffed byte, restart or fill.
@@ -84,11 +90,14 @@ class JpegImage(EncodedImage):
             raise Reject(
                 "unsupported_format", f"JPEG: frame type SOF{code - 0xC0} (lossless, hierarchical or arithmetic)"
             )
-        if len(payload) < 6 or self.components:
+        if len(payload) < 6 or len(payload) != 6 + 3 * payload[5] or self.components:
             raise Reject("corrupt", "JPEG: a damaged or second frame header")
         precision, self.height, self.width, self.components = struct.unpack_from(">BHHB", payload)
         if precision != 8 or self.components not in (1, 3, 4):
             raise Reject("unsupported_format", f"JPEG: {self.components} components of {precision} bits")
+        sampling = payload[7::3].hex()
+        if self.components > 1 and sampling[:6] not in _SAMPLINGS:
+            raise Reject("unsupported_format", f"JPEG: components sampled {sampling}")
         if not self.width or not self.height:
             raise Reject("corrupt", f"JPEG: {self.width}×{self.height} pixels")
 
