@@ -109,7 +109,7 @@ class Settings:
         self._require(self.decode_timeout > 0, "decode_timeout", "seconds above 0")
         for field, choices in (("on_leak", ON_LEAK), ("sentinels", SENTINELS), ("missing_labels", MISSING_LABELS)):
             self._require(getattr(self, field) in choices, field, f"one of {', '.join(choices)}")
-        self.split_fractions  # noqa: B018 - raises when it cannot be read
+        self.image_settings, self.split_fractions  # noqa: B018 - each raises when its fields contradict
         if self.label_order:
             try:
                 parse_label_order(self.label_order)
