@@ -95,4 +95,5 @@ def test_wheel_holds_the_four_packages_and_their_data(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     packages = ("pipeline", "datasets", "trainers", "export")
+    assert {f"{package}/__init__.py" for package in packages} <= names
     assert names == {path for path in listed.split("\0") if path.split("/")[0] in packages}
