@@ -18,11 +18,11 @@ import pathlib
 
 import numpy as np
 import tqdm
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
 from datasets.drawn_face import geometry, light, look, paint
-from pipeline import errors
+from pipeline import command, errors
 
 LAYOUTS = ("flat", "split")
 STORAGES = ("mixed", "text", "number", "vector")
@@ -224,38 +224,34 @@ def _write(path: pathlib.Path, data: bytes) -> None:
     part.replace(path)
 
 
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "A directory that is missing, empty, or of the same settings.", required=True
-)
-_COUNT = flags.DEFINE_integer("count", 1000, "How many faces.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Side of the images in pixels.")
-_LAYOUT = flags.DEFINE_enum("layout", "flat", LAYOUTS, "One folder, or train_set and val_set.")
-_STORAGE = flags.DEFINE_enum("storage", "mixed", STORAGES, "How .npy files hold a number; mixed is each in turn.")
-_NUM_WORKERS = flags.DEFINE_integer("num_workers", os.cpu_count(), "Processes; the files are the same for any number.")
+def main() -> None:
+    """Runs the command."""
+    flags.DEFINE_string(
+        "output_dir", None, "A directory that is missing, empty, or of the same settings.", required=True
+    )
+    flags.DEFINE_integer("count", 1000, "How many faces.")
+    flags.DEFINE_integer("seed", 0, "Seed of everything.")
+    flags.DEFINE_integer("image_size", 224, "Side of the images in pixels.")
+    flags.DEFINE_enum("layout", "flat", LAYOUTS, "One folder, or train_set and val_set.")
+    flags.DEFINE_enum("storage", "mixed", STORAGES, "How .npy files hold a number; mixed is each in turn.")
+    flags.DEFINE_integer("num_workers", os.cpu_count(), "Processes; the files are the same for any number.")
+    command.run(_draw)
 
 
-def main(argv: list[str]) -> int:
-    """Parses flags and writes; returns the exit code."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag --name=value")
-    try:
-        write_dataset(
-            _OUTPUT_DIR.value,
-            count=_COUNT.value,
-            seed=_SEED.value,
-            image_size=_IMAGE_SIZE.value,
-            layout=_LAYOUT.value,
-            storage=_STORAGE.value,
-            num_workers=_NUM_WORKERS.value,
-            progress=True,
-        )
-    except errors.PipelineError as error:
-        print(f"sample_faces: {error}")
-        return error.exit_code
-    print(f"{_COUNT.value} faces in {_OUTPUT_DIR.value}")
-    return 0
+def _draw() -> None:
+    given = flags.FLAGS
+    write_dataset(
+        given.output_dir,
+        count=given.count,
+        seed=given.seed,
+        image_size=given.image_size,
+        layout=given.layout,
+        storage=given.storage,
+        num_workers=given.num_workers,
+        progress=True,
+    )
+    print(f"{given.count} faces in {given.output_dir}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()
