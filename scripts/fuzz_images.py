@@ -24,13 +24,6 @@ from pipeline.records import Reject
 from pipeline.sources import npy
 from scripts import mutations, sample_images
 
-_COUNT = flags.DEFINE_integer("count", 1000, "How many mutants.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Which mutants.")
-_FIRST = flags.DEFINE_integer("first", 0, "Index of the first mutant.", lower_bound=0)
-_CHECK_WITH_TENSORFLOW = flags.DEFINE_bool(
-    "check_with_tensorflow", False, "Whether TensorFlow decodes what is accepted."
-)
-
 SETTINGS = images.ImageSettings()
 #: Decodes and reduces what SETTINGS keeps as it is.
 REDUCING = images.ImageSettings(image_size=16)
@@ -149,14 +142,23 @@ def npy_files() -> dict[str, bytes]:
     return files
 
 
-def main(_) -> int:
+def main() -> None:
+    """Runs the command."""
+    flags.DEFINE_integer("count", 1000, "How many mutants.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Which mutants.")
+    flags.DEFINE_integer("first", 0, "Index of the first mutant.", lower_bound=0)
+    flags.DEFINE_bool("check_with_tensorflow", False, "Whether TensorFlow decodes what is accepted.")
+    app.run(_fuzz)
+
+
+def _fuzz(_) -> int:
     tensorflow = None
-    if _CHECK_WITH_TENSORFLOW.value:
+    if flags.FLAGS.check_with_tensorflow:
         import tensorflow
-    findings = run(_COUNT.value, _SEED.value, first=_FIRST.value, tensorflow=tensorflow)
+    findings = run(flags.FLAGS.count, flags.FLAGS.seed, first=flags.FLAGS.first, tensorflow=tensorflow)
     print(findings.table())
     return 1 if findings.problems else 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -130,6 +130,17 @@ def test_no_utils():
     assert not [path for path in files(".py") if re.search(r"(^|[/_])(utils?|helpers?|common|misc)\.py$", path)]
 
 
+def test_flags_are_defined_by_main():
+    """A flag defined by an import is there, and perhaps required, in every program that imports the module."""
+    at_import = [
+        f"{path}:{statement.lineno}"
+        for path in files(".py")
+        for statement in ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+        if not isinstance(statement, ast.FunctionDef | ast.ClassDef) and "flags.DEFINE" in ast.unparse(statement)
+    ]
+    assert not at_import, f"define these inside main(): {at_import}"
+
+
 def test_no_path_of_a_machine_in_the_files():
     this = pathlib.Path(__file__).relative_to(ROOT).as_posix()
     found = []
