@@ -44,7 +44,8 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.19,<3"],
-        "dev": ["hypothesis>=6.100", "pytest>=8", "ruff>=0.9"],
+        # dill: an undeclared need of tfds.testing.
+        "dev": ["dill>=0.3.8", "hypothesis>=6.100", "pytest>=8", "ruff>=0.9"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",
