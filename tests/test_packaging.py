@@ -52,7 +52,7 @@ def test_licence_is_apache_2():
     assert "Apache License" in text and "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
 
 
-@pytest.mark.parametrize("target", ["demo", "test"])
+@pytest.mark.parametrize("target", ["demo", "test", "bench"])
 def test_commands_of_the_makefile_exist(target):
     """Every module and script that a target runs is a file."""
     done = make("--dry-run", "--always-make", target)
