@@ -131,7 +131,8 @@ def read_array(data: bytes, max_elements: int) -> tuple[np.ndarray, str]:
         raise Reject("bad_dtype", f"type {header.dtype.str} where integers or floats are due")
     array = np.frombuffer(data, header.dtype, offset=header.offset)
     array = array.reshape(header.shape, order="F" if header.fortran_order else "C")
-    return array.astype(np.float64), header.note
+    with np.errstate(invalid="ignore"):  # a signalling NaN is reported by whoever asks for finite numbers
+        return array.astype(np.float64), header.note
 
 
 def _number(text: str) -> int | float:
