@@ -20,6 +20,8 @@ from pipeline.sources.base import Entry
 _FIELDS = tuple(field.name for field in dataclasses.fields(Entry))
 _VALUES = operator.attrgetter(*_FIELDS)
 _BATCH = 20_000
+#: Rows that are read together: each batch costs about as much as a thousand of its rows.
+_READ_BATCH = 8192
 #: What may differ between two rows of one input without their saying different things.
 _SAME_BUT = ("line", "reason", "detail")
 
@@ -54,7 +56,7 @@ def cut_chunks(table: pa.Table, where: staging.Staging, settings_digest: str) ->
     A chunk is small enough to be repeated after a kill, and large enough that no more than about a
     thousand files hold a million faces.
     """
-    size = max(256, min(4096, table.num_rows // 128))
+    size = max(512, min(4096, table.num_rows // 128))
     chunks = []
     for index, start in enumerate(range(0, table.num_rows, size)):
         part = table.slice(start, size).combine_chunks()
@@ -69,6 +71,19 @@ def entries(table: pa.Table) -> Iterator[Entry]:
     """The rows of a listing as entries."""
     for row in zip(*(table.column(name).to_pylist() for name in _FIELDS)):
         yield Entry(*row)
+
+
+def batches(where: staging.Staging) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """The listed and the verified rows of the whole job, side by side, several chunks at a time."""
+    chunks = [Chunk(**chunk) for chunk in staging.read_json(where.plan_path("chunks.json"))]
+    listed, verified, rows = [], [], 0
+    for chunk in chunks:
+        listed.append(staging.read_table(where.scan_path(chunk.index)))
+        verified.append(staging.read_table(where.verify_path(chunk.index, chunk.key)).replace_schema_metadata())
+        rows += chunk.rows
+        if rows >= _READ_BATCH or chunk is chunks[-1]:
+            yield pa.concat_tables(listed), pa.concat_tables(verified)
+            listed, verified, rows = [], [], 0
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[pa.RecordBatch]:

@@ -129,13 +129,11 @@ def _write_rows(job: Job, tasks: list[dict]) -> tuple[int, int, str]:
         tfrecord.atomic_file(os.path.join(where.out, "rejected.jsonl")) as rejected_file,
         pq.ParquetWriter(parquet_file, RECORDS_SCHEMA, compression="zstd") as parquet,
     ):
-        for chunk in staging.read_json(where.plan_path("chunks.json")):
-            chunk = listing.Chunk(**chunk)
-            verified = staging.read_table(where.verify_path(chunk.index, chunk.key))
-            here = {name: array[inputs : inputs + chunk.rows] for name, array in places.items()}
-            rows = _rows(staging.read_table(where.scan_path(chunk.index)), verified, here)
+        for scanned, verified in listing.batches(where):
+            here = {name: array[inputs : inputs + len(verified)] for name, array in places.items()}
+            rows = _rows(scanned, verified, here)
             parquet.write_table(rows)
-            inputs += chunk.rows
+            inputs += len(verified)
             for fields in zip(*(rows[name].to_pylist() for name in ("id", "sha256", "reason"))):
                 digest.update("\0".join(fields).encode() + b"\n")
             for line in _rejected_lines(rows, verified):
@@ -161,7 +159,7 @@ def _places(where: staging.Staging, tasks: list[dict]) -> dict[str, np.ndarray]:
 
 
 def _rows(scanned: pa.Table, verified: pa.Table, places: dict[str, np.ndarray]) -> pa.Table:
-    """The rows of records.parquet for one chunk."""
+    """The rows of records.parquet for a batch of inputs."""
     outcome = np.asarray(places["outcome"])
     shares = [NO_SHARES if bits is None else np.frombuffer(bits, "<f4") for bits in verified["shares"].to_pylist()]
     filtered = pa.array(np.array(planning.OUTCOMES)[np.maximum(outcome, 0)])

@@ -13,6 +13,7 @@ from pipeline.tasks import Job
 
 BINS = 40
 _EDGES = np.linspace(-1.0, 1.0, BINS + 1)
+_COUNTED = ("expression", "shares", "valence", "arousal", "landmarks", "source_bytes")
 _KNOWN = ("expression", "expression_probs", "valence", "arousal", "landmarks")
 
 
@@ -97,19 +98,17 @@ def count(job: Job) -> dict:
     outcome = staging.read_array(where.plan_path("outcome.npy"))
     split = staging.read_array(where.plan_path("split.npy"))
     plan = staging.read_json(where.plan_path("plan.json"))
-    chunks = [listing.Chunk(**chunk) for chunk in staging.read_json(where.plan_path("chunks.json"))]
 
     splits = {name: _Split() for name in SPLITS}
     tallies = {name: collections.Counter() for name in ("rejected", "filtered", "census", "sizes", "formats", "stored")}
     start = 0
-    for chunk in chunks:
-        rows = staging.read_table(where.verify_path(chunk.index, chunk.key))
-        here = slice(start, start + chunk.rows)
-        start += chunk.rows
+    for _, rows in listing.batches(where):
+        here = slice(start, start + rows.num_rows)
+        start += rows.num_rows
         _tally(rows, outcome[here], tallies)
         for index, name in enumerate(SPLITS):
             if (members := np.flatnonzero(split[here] == index)).size:
-                splits[name].add(rows.take(members))
+                splits[name].add(rows.select(_COUNTED).take(members))
 
     shards = collections.Counter(shard["split"] for shard in plan["shards"])
     return {

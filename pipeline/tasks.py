@@ -6,6 +6,7 @@ They run in the processes of `pipeline.worker` and see files only.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -26,7 +27,8 @@ Beacon = Callable[[int], None]
 
 #: Rejections that the machine may be to blame for: a rerun looks again, though the files are the same.
 _MAY_PASS = {"io_error", "timeout"}
-_WRITE_BATCH = 1024
+_WRITE_BATCH = 2048
+_WRITTEN = ("sha256", "expression", "shares", "valence", "arousal", "landmarks")
 _NAMED = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".gif": "gif", ".bmp": "bmp", ".webp": "webp"}
 
 
@@ -36,6 +38,11 @@ class Job:
 
     settings: Settings
     staging: staging.Staging
+
+    @functools.cached_property
+    def image_settings(self) -> images.ImageSettings:
+        """What images are checked with; made once, since each image asks for it."""
+        return self.settings.image_settings
 
     def open_source(self) -> Source:
         """The source over the input directory."""
@@ -96,7 +103,7 @@ def _verified(
         if condemned:
             raise Reject(condemned, "the decoder did so twice, the second time on this image alone")
         beacon(row_number)
-        picture = images.inspect(encoded, job.settings.image_settings, box=source.box(entry))
+        picture = images.inspect(encoded, job.image_settings, box=source.box(entry))
         landmarks = images.map_landmarks(labels.landmarks, picture) if labels.landmarks else None
     except Reject as reject:
         return row | {"stage": "verify", "reason": reject.reason, "detail": reject.detail}
@@ -167,7 +174,7 @@ def _records(job: Job, start: int, records: int) -> Iterator[bytes]:
     tables = [
         (
             staging.read_table(job.staging.scan_path(c.index)),
-            staging.read_table(job.staging.verify_path(c.index, c.key)),
+            staging.read_table(job.staging.verify_path(c.index, c.key), _WRITTEN),
         )
         for c in chunks
     ]
@@ -194,7 +201,7 @@ def _record(job: Job, source: Source, entry: Entry, labels: dict, chunk: listing
     if hashlib.sha256(raw).digest() != labels["sha256"]:
         raise _changed(job, chunk, f"{entry.id!r} ({entry.path!r}) changed during the run")
     try:
-        image = images.store(source.encoded(entry, raw), job.settings.image_settings, box=source.box(entry))
+        image = images.store(source.encoded(entry, raw), job.image_settings, box=source.box(entry))
     except Reject as reject:
         raise InvariantError(
             f"{entry.id!r} was verified and is now rejected: {reject.reason}, {reject.detail}"
