@@ -440,6 +440,13 @@ def test_every_cut_is_rejected(kind):
         assert rejection(data[:size]) in ("truncated", "not_an_image", "empty", "corrupt")
 
 
+@pytest.mark.parametrize("kind", ["bmp", "gif", "png colour 2 depth 8", "webp"])
+def test_no_cut_is_accepted_because_another_library_allows_it(kind, monkeypatch):
+    """TFDS sets Pillow's switch for the whole process when it shows a picture."""
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    assert rejection(KINDS[kind][: len(KINDS[kind]) * 2 // 3]) in ("truncated", "corrupt")
+
+
 @contextlib.contextmanager
 def memory_below(mebibytes):
     """What Python and NumPy allocate inside stays below a limit."""

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Iterator
 
 import numpy as np
+from PIL import ImageFile
 
 from pipeline.records import Reject
 
@@ -67,6 +68,8 @@ def third_party_decoder(name: str) -> Iterator[None]:
 
     Pillow alone raises OSError, ValueError, SyntaxError, NotImplementedError, IndexError, struct.error …
     """
+    # TFDS sets this for the whole process when it shows a picture: a cut image would pass as a whole one.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         yield
     except Reject:
