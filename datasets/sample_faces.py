@@ -34,12 +34,15 @@ _OVERSAMPLING = 2
 #: Changes when the same seed gives other faces.
 DRAWING_VERSION = 1
 
+#: What a generator draws is the last number of its seed. None is 0, which NumPy cannot tell from no number.
+_ORDER, _LABELS, PICTURE = 1, 2, 3
+
 #: How many of 40 faces show each expression, in the order of `records.EXPRESSIONS`: uneven, like AffectNet.
 BLOCK = (8, 10, 5, 4, 3, 3, 4, 3)
 
 #: Mean and standard deviation of arousal and of valence by expression, and how much valence moves with arousal.
 AROUSAL_MEAN = (0.00, 0.20, -0.35, 0.60, 0.70, 0.35, 0.55, -0.10)
-AROUSAL_SPREAD = (0.10, 0.22, 0.18, 0.18, 0.15, 0.18, 0.18, 0.18)
+AROUSAL_SPREAD = (0.10, 0.18, 0.16, 0.16, 0.14, 0.16, 0.16, 0.16)
 VALENCE_MEAN = (0.00, 0.72, -0.60, 0.20, -0.45, -0.65, -0.55, -0.30)
 VALENCE_SPREAD = (0.06, 0.10, 0.10, 0.12, 0.10, 0.08, 0.10, 0.10)
 VALENCE_SLOPE = (0.00, 0.35, -0.20, 0.20, -0.30, -0.25, -0.30, -0.20)
@@ -68,15 +71,13 @@ class Face:
 def face(seed: int, index: int, layout: str = "flat") -> Face:
     """The labels and the id of one face; every 40 faces hold the expressions as in BLOCK."""
     block, position = divmod(index, sum(BLOCK))
-    order = np.random.default_rng([seed, block]).permutation(np.repeat(np.arange(len(BLOCK)), BLOCK))
+    order = np.random.default_rng([seed, block, _ORDER]).permutation(np.repeat(np.arange(len(BLOCK)), BLOCK))
     expression = int(order[position])
-    rng = np.random.default_rng([seed, index, 0])
-    excitement = AROUSAL_SPREAD[expression] * rng.standard_normal()
+    rng = np.random.default_rng([seed, index, _LABELS])
+    excitement = rng.normal(0, AROUSAL_SPREAD[expression])
+    mood = rng.normal(VALENCE_SLOPE[expression] * excitement, VALENCE_SPREAD[expression])
     arousal = float(np.clip(AROUSAL_MEAN[expression] + excitement, -1, 1))
-    pull = VALENCE_SLOPE[expression] * excitement
-    valence = float(
-        np.clip(VALENCE_MEAN[expression] + pull + VALENCE_SPREAD[expression] * rng.standard_normal(), -1, 1)
-    )
+    valence = float(np.clip(VALENCE_MEAN[expression] + mood, -1, 1))
     folder, rank = "", index
     if layout == "split":
         folder = "train_set"
@@ -176,6 +177,7 @@ def _claim(root: pathlib.Path, settings: dict) -> None:
 
 
 def _each(num_workers: int, function, items):
+    """Maps a function in order, in this process or in a pool."""
     if num_workers == 1:
         yield from map(function, items)
         return
@@ -197,7 +199,7 @@ class _Writer:
         image_file = self.root / this.folder / "images" / f"{this.number}.jpg"
         if image_file.exists():
             return
-        rng = np.random.default_rng([seed, index, 1])
+        rng = np.random.default_rng([seed, index, PICTURE])
         image, landmarks = draw_face(rng, this.expression, this.valence, this.arousal, image_size)
         storage = self.settings["storage"]
         if storage == "mixed":
@@ -215,10 +217,12 @@ class _Writer:
 
 
 def _stored(value: float, storage: str) -> np.ndarray:
+    """A number as an array, in one of the ways that published readers of AffectNet show."""
     return {"text": np.array(str(value)), "number": np.array(value), "vector": np.array([value])}[storage]
 
 
 def _write(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file that appears whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(data)
     part.replace(path)

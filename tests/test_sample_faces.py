@@ -123,10 +123,145 @@ def test_command_line(tmp_path):
 
 def test_the_jpeg_is_the_drawn_face(dataset):
     this = sample_faces.face(0, 5)
-    rng = np.random.default_rng([0, 5, 1])
+    rng = np.random.default_rng([0, 5, sample_faces.PICTURE])
     drawn, landmarks = sample_faces.draw_face(rng, this.expression, this.valence, this.arousal)
     stored = np.asarray(Image.open(io.BytesIO((dataset / "images" / f"{this.number}.jpg").read_bytes())))
     assert drawn.dtype == np.uint8 and landmarks.dtype == np.float32 and landmarks.shape == (68, 2)
     assert np.abs(stored.astype(int) - drawn).mean() < 4
     written = np.load(dataset / "annotations" / f"{this.number}_lnd.npy")
     np.testing.assert_allclose(written.reshape(68, 2), landmarks, atol=1e-3)
+
+
+def drawn(expression, seed, arousal=0.4, image_size=96):
+    """Image, landmarks (68, 2)."""
+    valence = sample_faces.VALENCE_MEAN[expression]
+    return sample_faces.draw_face(seed, expression, valence, arousal, image_size)
+
+
+def darkest_around(image, points):
+    """The lowest luminance of the 3 x 3 pixels at each point, averaged."""
+    grey = image.mean(-1)
+    columns, rows = np.clip(np.round(points).astype(int), 1, len(grey) - 2).T
+    return np.mean([grey[y - 1 : y + 2, x - 1 : x + 2].min() for x, y in zip(columns, rows)])
+
+
+def share_of_dark_features(shift):
+    """How often brows, lids, the line of the mouth and the nostrils are darker at the landmarks than the nose is."""
+    darker = []
+    for seed in range(40):
+        image, landmarks = drawn(seed % 8, seed)
+        skin = np.median(image.mean(-1)[tuple(np.round(landmarks[27:31]).astype(int).T[::-1])])
+        for points in ([19, 20, 23, 24], [37, 38, 43, 44], [61, 62, 63], [32, 34]):
+            darker.append(darkest_around(image, landmarks[points] + shift) < 0.8 * skin)
+    return np.mean(darker)
+
+
+def test_landmarks_lie_on_the_features():
+    assert share_of_dark_features((0, 0)) > 0.95
+    assert max(share_of_dark_features(shift) for shift in ((0, 5), (0, -5))) < 0.75
+    for seed in range(40):
+        _, landmarks = drawn(seed % 8, seed)
+        assert landmarks.min() > 0 and landmarks.max() < 1.06 * 96  # A dropped jaw may leave the image.
+
+
+def test_expressions_move_the_features_as_they_should():
+    means = {}
+    for expression, name in enumerate(records.EXPRESSIONS):
+        faces = np.stack([drawn(expression, seed)[1] for seed in range(24)])
+        width = np.linalg.norm(faces[:, 45] - faces[:, 36], axis=1)  # Between the outer corners of the eyes.
+        means[name] = {
+            "corners_up": np.mean((faces[:, [57, 51], 1].mean(1) - faces[:, [48, 54], 1].mean(1)) / width),
+            "one_corner_up": np.mean(np.abs(faces[:, 48, 1] - faces[:, 54, 1]) / width),
+            "mouth_open": np.mean((faces[:, 66, 1] - faces[:, 62, 1]) / width),
+            "brows_up": np.mean((faces[:, 36:48, 1].mean(1) - faces[:, 17:27, 1].mean(1)) / width),
+            "eyes_open": np.mean((faces[:, [40, 41, 46, 47], 1] - faces[:, [38, 37, 44, 43], 1]).mean(1) / width),
+        }
+
+    def most(feature):
+        return max(means, key=lambda name: means[name][feature])
+
+    def least(feature):
+        return min(means, key=lambda name: means[name][feature])
+
+    assert (most("corners_up"), least("corners_up")) == ("happy", "sad")
+    assert most("one_corner_up") == "contempt"
+    assert most("mouth_open") == "surprise"
+    assert (most("brows_up"), least("brows_up")) == ("surprise", "anger")
+    assert most("eyes_open") == "fear"
+
+
+def test_arousal_sets_the_intensity():
+    rest = drawn(0, 5)[1]
+    calm, excited = (np.abs(drawn(3, 5, arousal)[1] - rest)[48:].max() for arousal in (-0.2, 0.9))
+    assert excited > 1.2 * calm > 0
+
+
+def concordance(truth, guess):
+    """Lin's concordance correlation coefficient."""
+    return 2 * np.cov(truth, guess, bias=True)[0, 1] / (truth.var() + guess.var() + (truth.mean() - guess.mean()) ** 2)
+
+
+def some_faces(count, image_size):
+    """Images [count, image_size, image_size, 3], labels."""
+    faces = [sample_faces.face(11, i) for i in range(count)]
+    images = [
+        sample_faces.draw_face(
+            np.random.default_rng([11, f.index, sample_faces.PICTURE]), f.expression, f.valence, f.arousal, image_size
+        )[0]
+        for f in faces
+    ]
+    labels = {name: np.array([getattr(f, name) for f in faces]) for name in ("expression", "valence", "arousal")}
+    return np.stack(images), labels
+
+
+def test_a_linear_model_on_small_grey_pixels_learns_but_not_all():
+    images, labels = some_faces(600, 32)
+    grey = images.mean(-1).reshape(len(images), -1)
+    grey = (grey - grey.mean(1, keepdims=True)) / grey.std(1, keepdims=True)
+    train, test = slice(0, 480), slice(480, None)
+    targets = np.concatenate(
+        [np.eye(8)[labels["expression"]], labels["valence"][:, None], labels["arousal"][:, None]], axis=1
+    )
+    offset = targets[train].mean(0)
+    kernel = grey[train] @ grey[train].T + 300 * np.eye(480)
+    guess = grey[test] @ grey[train].T @ np.linalg.solve(kernel, targets[train] - offset) + offset
+    accuracy = np.mean(guess[:, :8].argmax(1) == labels["expression"][test])
+    assert 0.45 < accuracy < 0.9  # Chance is 0.25.
+    assert concordance(labels["valence"][test], guess[:, 8]) > 0.3
+    assert concordance(labels["arousal"][test], guess[:, 9]) > 0.2
+
+
+@pytest.mark.slow
+def test_a_small_network_learns_all_labels():
+    import keras
+    from keras import layers
+
+    images, labels = some_faces(2400, 64)
+    train, test = slice(0, 2000), slice(2000, None)
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((64, 64, 3))
+    x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    for filters, stride in ((24, 2), (48, 1), (48, 2), (96, 1), (96, 2), (128, 1)):
+        x = layers.Conv2D(filters, 3, strides=stride, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Flatten()(layers.AveragePooling2D(2)(x))
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(layers.Dense(128, use_bias=False)(x)))
+    outputs = {
+        "expression": layers.Dense(8, activation="softmax", name="expression")(x),
+        "valence": layers.Dense(1, name="valence")(x),
+        "arousal": layers.Dense(1, name="arousal")(x),
+    }
+    model = keras.Model(inputs, outputs)
+    schedule = keras.optimizers.schedules.CosineDecay(1e-4, 1100, warmup_target=2e-3, warmup_steps=100)
+    losses = {"expression": "sparse_categorical_crossentropy", "valence": "mse", "arousal": "mse"}
+    weights = {"expression": 1.0, "valence": 2.0, "arousal": 2.0}
+    model.compile(keras.optimizers.AdamW(schedule), losses, loss_weights=weights)
+    mirrored = np.concatenate([images[train], images[train][:, :, ::-1]])
+    twice = {name: np.concatenate([values[train]] * 2) for name, values in labels.items()}
+    model.fit(mirrored, twice, batch_size=32, epochs=9, verbose=0)
+    guess = model.predict(images[test], verbose=0)
+    accuracy = np.mean(guess["expression"].argmax(1) == labels["expression"][test])
+    scores = {name: concordance(labels[name][test], guess[name][:, 0]) for name in ("valence", "arousal")}
+    print(f"accuracy {accuracy:.3f}, concordance {scores}")
+    assert accuracy > 0.9
+    assert scores["valence"] > 0.8 and scores["arousal"] > 0.7

@@ -85,8 +85,8 @@ ACTION_UNITS = {
 EXPRESSION_UNITS = {
     "neutral": {},
     "happy": {"lip_corner_puller": 1.0, "cheek_raiser": 1.0, "lips_part": 0.9},
-    "sad": {"inner_brow_raiser": 1.7, "brow_lowerer": 0.4, "lip_corner_depressor": 1.9, "chin_raiser": 0.9,
-            "lid_droop": 1.2},
+    "sad": {"inner_brow_raiser": 1.9, "brow_lowerer": 0.5, "lip_corner_depressor": 2.1, "chin_raiser": 1.0,
+            "lid_droop": 1.3},
     "surprise": {"inner_brow_raiser": 1.0, "outer_brow_raiser": 1.1, "upper_lid_raiser": 0.8, "jaw_drop": 1.0,
                  "lip_pucker": 0.9},
     "fear": {"inner_brow_raiser": 1.3, "outer_brow_raiser": 0.3, "brow_lowerer": 0.4, "upper_lid_raiser": 1.0,
@@ -95,7 +95,7 @@ EXPRESSION_UNITS = {
                 "lip_corner_depressor": 0.6, "cheek_raiser": 0.6},
     "anger": {"brow_lowerer": 1.3, "outer_brow_raiser": 0.2, "lid_tightener": 0.6, "lip_presser": 1.0,
               "lip_corner_depressor": 0.3},
-    "contempt": {"lip_corner_puller": 1.8, "cheek_raiser": 0.9, "lid_droop": 0.9, "outer_brow_raiser": 1.3},
+    "contempt": {"lip_corner_puller": 2.0, "cheek_raiser": 1.0, "lid_droop": 1.0, "outer_brow_raiser": 1.4},
 }  # fmt: skip
 
 
@@ -141,10 +141,9 @@ class Pose:
 def sample_pose(rng: np.random.Generator, image_size: int) -> Pose:
     """A head turned a little, which nearly fills an image of `image_size` pixels a side."""
     yaw, pitch, roll = rng.normal(0, (0.17, 0.09, 0.09)).clip(-0.38, 0.38)
-    x, y = rng.normal((0.5, 0.56), 0.015)
-    return Pose(
-        yaw, pitch, roll, image_size * rng.uniform(0.285, 0.34), (image_size * (x - 0.05 * yaw), image_size * y)
-    )
+    x, y = rng.normal((0.5 - 0.05 * yaw, 0.52), 0.012)
+    scale = rng.uniform(0.28, 0.325)
+    return Pose(yaw, pitch, roll, image_size * scale, (image_size * x, image_size * y))
 
 
 def rest_shape() -> np.ndarray:
@@ -196,8 +195,8 @@ def _displacements() -> np.ndarray:
 
 
 def intensity(arousal: float) -> float:
-    """How strongly an expression shows: 0.4 at arousal -1, 1 at arousal 1."""
-    return 0.7 + 0.3 * arousal
+    """How strongly an expression shows: 0.3 at arousal -1, 1 at arousal 1."""
+    return 0.65 + 0.35 * arousal
 
 
 def activation(rng: np.random.Generator, expression: int, valence: float, arousal: float) -> np.ndarray:
@@ -221,7 +220,7 @@ def activation(rng: np.random.Generator, expression: int, valence: float, arousa
     for unit, weight in (
         ("lip_corner_puller", 0.25 * max(valence, 0.0)),
         ("lip_corner_depressor", 0.25 * max(-valence, 0.0)),
-        ("upper_lid_raiser", 0.45 * arousal),
+        ("upper_lid_raiser", 0.5 * arousal),
     ):
         units[unit] = units.get(unit, 0.0) + weight
     sides = np.array([[units.get(unit, 0.0) for unit in ACTION_UNITS]] * 2)

@@ -1,6 +1,7 @@
 """Paints a face in flat colours.
 
-Everything is placed in face units (half a face is 1 wide) and projected by the pose.
+Everything is placed in face units, as in `geometry`, and projected by the pose. Points are (n, 3), colours RGB in
+[0, 255]. What is painted later hides what was painted before.
 """
 
 import dataclasses
@@ -134,9 +135,8 @@ def _body(canvas: Canvas, look: Look) -> None:
     canvas.area([(-0.62, 0.3, -0.5), (-0.66, 1.9, -0.5), (0.66, 1.9, -0.5), (0.62, 0.3, -0.5)], look.skin * 0.8)
     shoulder = curve([(-2.6, 2.0, -0.4), (-1.5, 1.68, -0.4), (-0.72, 1.5, -0.4)])
     collar = curve([(-0.72, 1.5, -0.4), (0, 1.75, -0.2), (0.72, 1.5, -0.4)])
-    canvas.area(
-        np.concatenate([shoulder, collar, shoulder[::-1] * (-1, 1, 1), [(2.6, 4, 0), (-2.6, 4, 0)]]), look.cloth
-    )
+    below = [(2.6, 4, 0), (-2.6, 4, 0)]
+    canvas.area(np.concatenate([shoulder, collar, shoulder[::-1] * (-1, 1, 1), below]), look.cloth)
     if look.hair_style == "scarf":
         for width, shade in ((1.36, 0.85), (1.2, 0.93), (1.0, 0.85)):
             canvas.area(ellipse((0, 0.2, -0.4), (width, 0.85 + width)), look.hair * shade)
@@ -152,20 +152,9 @@ def _head(canvas: Canvas, look: Look, shape: np.ndarray, forehead: np.ndarray) -
 
 
 def _nose(canvas: Canvas, look: Look, shape: np.ndarray) -> None:
-    shadow = look.skin * 0.72
-    wing_left, wing_right = shape[31] + (-0.05, -0.07, -0.05), shape[35] + (0.05, -0.07, -0.05)
-    base = curve(
-        [
-            wing_left,
-            shape[31] + (-0.03, 0.01, 0),
-            shape[32],
-            shape[33],
-            shape[34],
-            shape[35] + (0.03, 0.01, 0),
-            wing_right,
-        ]
-    )
-    canvas.stroke(base, shadow, 0.025)
+    left, right = _mirrored([(-0.05, -0.07, -0.05), (-0.03, 0.01, 0)])
+    base = np.concatenate([shape[31] + left, shape[32:35], shape[35] + right[::-1]])
+    canvas.stroke(curve(base), look.skin * 0.72, 0.025)
     for nostril in (32, 34):
         canvas.area(ellipse(shape[nostril] + (0, -0.015, 0), (0.055, 0.025)), look.skin * 0.42)
     canvas.disc(shape[30] + 0.04 * look.light * (1, 1, 0), 0.055, look.skin * 1.06 + 6)
@@ -227,10 +216,8 @@ def _front_hair(canvas: Canvas, look: Look, forehead: np.ndarray) -> None:
         ]
         canvas.area(np.concatenate([top, low]), look.hair * 0.94)
     if look.front == "parting":
-        low = curve(
-            [(-0.99, -0.5, -0.2), (-0.75, -0.90, 0.1), (0.3, -1.16, 0.25), (0.75, -0.95, 0.1), (0.99, -0.5, -0.2)]
-        )
-        canvas.area(np.concatenate([top, low]), look.hair * 0.94)
+        low = [(-0.99, -0.5, -0.2), (-0.75, -0.90, 0.1), (0.3, -1.16, 0.25), (0.75, -0.95, 0.1), (0.99, -0.5, -0.2)]
+        canvas.area(np.concatenate([top, curve(low)]), look.hair * 0.94)
     if look.hair_style in COVERS_EARS:
         bottom = 0.7 if look.hair_style == "bob" else 2.6
         lock = [
@@ -259,9 +246,8 @@ def _glasses(canvas: Canvas, look: Look, shape: np.ndarray) -> None:
         if look.glasses == "round":
             rim = ellipse(centre, (0.31, 0.28))
         else:
-            rim = centre + np.array(
-                [(-0.31, -0.2, 0), (0.31, -0.2, 0), (0.27, 0.23, 0), (-0.27, 0.23, 0), (-0.31, -0.2, 0)]
-            )
+            corners = [(-0.31, -0.2, 0), (0.31, -0.2, 0), (0.27, 0.23, 0), (-0.27, 0.23, 0), (-0.31, -0.2, 0)]
+            rim = centre + np.array(corners)
         canvas.stroke(rim, frame, 0.035)
         side = np.sign(centre[0])
         hinge = centre + (side * 0.31, -0.06, 0)
