@@ -8,33 +8,53 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
 
 @contextlib.contextmanager
 def ending_at_signals(advice: str, clean_up: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Within the block, SIGTERM and Ctrl-C end the process at once, with exit code 143 or 130.
 
     Nothing needs to be unwound: the files are made to survive SIGKILL. Threads and processes of a
-    runner may be anywhere, so they are not asked.
+    runner may be anywhere, so they are not asked. A thread waits for the signal, since the main one may
+    be in a library for long.
 
     Args:
       advice: the line to print.
       clean_up: called before the end.
     """
+    receive, send = os.pipe()
+    os.set_blocking(send, False)
 
-    def end(number: int, _frame) -> None:
-        print(f"\nstopped by {signal.Signals(number).name}: {advice}", file=sys.stderr, flush=True)
-        for pid in descendants(os.getpid()):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        clean_up()
-        os._exit(128 + number)
+    def wait() -> None:
+        while number := os.read(receive, 1):
+            if number[0] in _ENDING:
+                _end(signal.Signals(number[0]), advice, clean_up)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, lambda *_: None) for number in _ENDING}
+    wakeup = signal.set_wakeup_fd(send)
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(send)
+        thread.join()
+        os.close(receive)
+
+
+def _end(number: signal.Signals, advice: str, clean_up: Callable[[], None]) -> None:
+    print(f"\nstopped by {number.name}: {advice}", file=sys.stderr, flush=True)
+    # What other threads say about the end of their processes is of no interest.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    clean_up()
+    os._exit(128 + number)
 
 
 def descendants(pid: int) -> list[int]:

@@ -6,12 +6,13 @@
         plan/plan.json, order.npy …    splits and shards
         write/SHARD.json, SHARD.npy    a written shard's done-record, and the offsets in it
         out/                           the dataset directory to be
-        outcome.json                   what the last stage said
+        outcome.json                   what the last stage said; "reserve" keeps space for it
 
 Every done-record is named or keyed by a digest of what it was made from, so a record made from other
 settings or other inputs is never taken for this run's.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -74,9 +75,11 @@ class Staging:
         return os.path.join(self.folder, "out")
 
     def create(self) -> None:
-        """Makes the folders."""
+        """Makes the folders, and sets space aside for the outcome of a run that fills the disk."""
         for name in ("scan", "verify", "plan", "write", "out"):
             os.makedirs(os.path.join(self.folder, name), exist_ok=True)
+        with tfrecord.atomic_file(self._reserve) as file:
+            file.write(bytes(2**16))
 
     def remove(self) -> None:
         """Removes everything, in one step for whoever looks: a kill leaves a name that `sweep` removes."""
@@ -112,6 +115,16 @@ class Staging:
     def outcome_path(self) -> str:
         """What the last stage said."""
         return os.path.join(self.folder, "outcome.json")
+
+    def write_outcome(self, outcome: dict) -> None:
+        """Says how the pipeline ended, also on a full disk."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._reserve)
+        write_json(self.outcome_path, outcome)
+
+    @property
+    def _reserve(self) -> str:
+        return os.path.join(self.folder, "reserve")
 
 
 def write_table(path: str, table: pa.Table) -> None:

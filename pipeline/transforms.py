@@ -13,7 +13,7 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from pipeline import listing, metadata, plan_stage, processes, staging
+from pipeline import listing, metadata, plan_stage, processes
 from pipeline.pool import Pool
 from pipeline.tasks import Job
 from pipeline.worker import fault
@@ -139,4 +139,4 @@ def _finish(job: Job) -> list[dict]:
 
 def _say(answers: list[dict], job: Job) -> None:
     faults = [answer for answer in answers if "fault" in answer]
-    staging.write_json(job.staging.outcome_path, faults[0] if faults else {})
+    job.staging.write_outcome(faults[0] if faults else {})

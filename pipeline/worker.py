@@ -6,13 +6,13 @@ one image and not the job, and so that all cores work. It ends when its parent d
     python -m pipeline.worker BEACON_FD      (started by pipeline.pool)
 """
 
+import contextlib
 import errno
 import functools
 import json
 import mmap
 import os
 import queue
-import signal
 import struct
 import sys
 import threading
@@ -27,15 +27,16 @@ BEACON = struct.Struct("<q")
 
 def main() -> None:
     """Serves tasks until the parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     beacon_map = mmap.mmap(int(sys.argv[1]), BEACON.size)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # a library that prints must not answer for us
     waiting: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(waiting,), daemon=True).start()
-    while True:
-        task = json.loads(waiting.get())
-        answers.write(json.dumps(_run(task, functools.partial(BEACON.pack_into, beacon_map, 0))) + "\n")
+    with contextlib.suppress(BrokenPipeError):  # the parent ended while we worked
+        while True:
+            task = json.loads(waiting.get())
+            answers.write(json.dumps(_run(task, functools.partial(BEACON.pack_into, beacon_map, 0))) + "\n")
+    os._exit(0)
 
 
 def _listen(waiting: queue.SimpleQueue) -> None:

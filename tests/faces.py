@@ -2,11 +2,12 @@
 
 import functools
 import hashlib
+import json
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -79,22 +80,31 @@ def command(raw: pathlib.Path, data_dir: pathlib.Path, **flags) -> list[str]:
     return [sys.executable, "-m", "pipeline.build_tfrecords", *given]
 
 
-def environment(*path: pathlib.Path, **variables: str) -> dict[str, str]:
-    """The environment of a run: this repository, and folders in front of it, on PYTHONPATH."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT)))} | variables
+def environment(faults: Sequence[dict] = (), **variables: str) -> dict[str, str]:
+    """The environment of a run of this repository, with the faults that `fault_injection` describes."""
+    folders = [str(ROOT)]
+    if faults:
+        folders.insert(0, str(ROOT / "tests" / "fault_injection"))
+        variables["FAULTS"] = json.dumps(faults)
+    return os.environ | {"PYTHONPATH": os.pathsep.join(folders)} | variables
 
 
 def run(
-    raw: pathlib.Path, data_dir: pathlib.Path, *, path: tuple[pathlib.Path, ...] = (), env=None, **flags
+    raw: pathlib.Path, data_dir: pathlib.Path, *, faults: Sequence[dict] = (), env=None, **flags
 ) -> subprocess.CompletedProcess:
-    """Runs the command and waits for it."""
-    variables = environment(*path, **(env or {}))
-    arguments = command(raw, data_dir, **flags)
-    return subprocess.run(arguments, env=variables, cwd=raw, capture_output=True, text=True, timeout=600)
+    """Runs the command in a process group of its own and waits for it."""
+    return subprocess.run(
+        command(raw, data_dir, **flags),
+        env=environment(faults, **(env or {})),
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        timeout=600,
+    )
 
 
 def error_of(done: subprocess.CompletedProcess) -> str:
-    """The first line of the error message, from "error: " on; there is no traceback."""
+    """The first line of the error message, without "error: "; there is no traceback."""
     assert "Traceback" not in done.stderr, done.stderr
     (first, *_) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     return first.removeprefix("error: ")
