@@ -27,7 +27,7 @@ Beacon = Callable[[int], None]
 
 #: Rejections that the machine may be to blame for: a rerun looks again, though the files are the same.
 _MAY_PASS = {"io_error", "timeout"}
-_WRITE_BATCH = 2048
+_WRITE_BATCH = 4096
 _WRITTEN = ("sha256", "expression", "shares", "valence", "arousal", "landmarks")
 _NAMED = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".gif": "gif", ".bmp": "bmp", ".webp": "webp"}
 
@@ -171,23 +171,19 @@ def _records(job: Job, start: int, records: int) -> Iterator[bytes]:
     source = job.open_source()
     order = staging.read_array(job.staging.plan_path("order.npy"))
     chunks = [listing.Chunk(**chunk) for chunk in staging.read_json(job.staging.plan_path("chunks.json"))]
-    tables = [
-        (
-            staging.read_table(job.staging.scan_path(c.index)),
-            staging.read_table(job.staging.verify_path(c.index, c.key), _WRITTEN),
-        )
-        for c in chunks
-    ]
     starts = np.cumsum([0] + [chunk.rows for chunk in chunks])
     for low in range(start, start + records, _WRITE_BATCH):
         rows = np.asarray(order[low : min(low + _WRITE_BATCH, start + records)])
         owners = np.searchsorted(starts, rows, side="right") - 1
         batch: list = [None] * len(rows)
         for owner in np.unique(owners):
-            places = np.flatnonzero(owners == owner)
-            scanned, verified = (table.take(rows[places] - starts[owner]) for table in tables[owner])
+            chunk, places = chunks[owner], np.flatnonzero(owners == owner)
+            # Mapped anew for each batch: what stays mapped counts as memory, and would grow with the dataset.
+            scanned = staging.read_table(job.staging.scan_path(chunk.index))
+            verified = staging.read_table(job.staging.verify_path(chunk.index, chunk.key), _WRITTEN)
+            scanned, verified = (table.take(rows[places] - starts[owner]) for table in (scanned, verified))
             for place, entry, labels in zip(places, listing.entries(scanned), verified.to_pylist()):
-                batch[place] = (entry, labels, chunks[owner])
+                batch[place] = (entry, labels, chunk)
         for entry, labels, chunk in batch:
             yield codec.encode(_record(job, source, entry, labels, chunk))
     source.files.close()
