@@ -70,7 +70,7 @@ def _plan(settings: Settings, started: float, *, show_progress: bool, on_staging
     folder = tempfile.mkdtemp(prefix="affect_faces_dry_run_")
     on_staging(folder)
     try:
-        job = Job(settings, staging.Staging(folder))
+        job = Job(settings.absolute(), staging.Staging(folder))
         seconds = _run(job, started, show_progress=show_progress)
         return Result("", "", statistics.count(job), seconds)
     finally:
@@ -78,7 +78,7 @@ def _plan(settings: Settings, started: float, *, show_progress: bool, on_staging
 
 
 def _publish(settings: Settings, started: float, *, show_progress: bool) -> Result:
-    where = staging.make_staging(settings)
+    where = staging.make_staging(settings.absolute())
     key = staging.settings_digest(settings.deciding_bytes() | _circumstances(settings))
     publishing.prepare_folder(settings.dataset_dir)
     with publishing.lock(settings.dataset_dir):
@@ -88,7 +88,7 @@ def _publish(settings: Settings, started: float, *, show_progress: bool) -> Resu
             return _published(settings, {"total": time.time() - started})
         if os.path.lexists(settings.dataset_dir) and not settings.overwrite:
             raise OutputBusyError(f"{settings.dataset_dir} exists; --overwrite replaces it, another --name keeps both")
-        seconds = _run(Job(settings, where), started, show_progress=show_progress)
+        seconds = _run(Job(settings.absolute(), where), started, show_progress=show_progress)
         _write_run(settings, where, started, seconds)
         publishing.publish(where, settings.dataset_dir, key)
         return _published(settings, seconds | {"total": time.time() - started})
@@ -138,6 +138,7 @@ def _run_pipeline(job: Job, chunks: list[listing.Chunk]) -> None:
     options, pool_size = _beam_options(job.settings)
     try:
         with beam.Pipeline(options=options) as pipeline:
+            os.rmdir(pipeline.local_tempdir)  # for transforms in other languages; a killed run would leave it
             tasks = (
                 pipeline
                 | "Chunks" >> beam.Create([{"kind": "verify", "chunk": vars(chunk)} for chunk in chunks])

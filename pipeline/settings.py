@@ -163,6 +163,12 @@ class Settings:
         """The directory that input paths are relative to: `input_dir`, or the folder of an archive."""
         return os.path.dirname(os.path.abspath(self.input_dir)) if os.path.isfile(self.input_dir) else self.input_dir
 
+    def absolute(self) -> "Settings":
+        """The same with absolute paths: a worker may have another working directory."""
+        return dataclasses.replace(
+            self, input_dir=os.path.abspath(self.input_dir), data_dir=os.path.abspath(self.data_dir)
+        )
+
     def deciding_bytes(self) -> dict:
         """The fields that decide the published bytes; they stand in `manifest.json`."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in _NOT_IN_THE_BYTES}

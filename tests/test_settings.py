@@ -98,3 +98,10 @@ def test_labels_in_order_pass_and_so_do_labels_that_valence_says_nothing_about()
     label_order.check(expression[:20], -valence[:20], EXPRESSIONS)
     label_order.check(expression, -valence, ())
     label_order.check(np.full_like(expression, -1), valence, EXPRESSIONS)
+
+
+def test_workers_get_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    absolute = Settings(**GOOD).absolute()
+    assert (absolute.input_dir, absolute.data_dir) == (str(tmp_path / "raw"), str(tmp_path / "data"))
+    assert absolute.deciding_bytes() == Settings(**GOOD).deciding_bytes()
