@@ -13,19 +13,31 @@ import hashlib
 import multiprocessing
 import os
 import time
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline import codec, images, label_order, plan_stage, planning, staging, tfrecord
 from pipeline.files import InputFiles
 from pipeline.images import ImageSettings
-from pipeline.records import Labels, Reject
+from pipeline.records import Reject
 from pipeline.settings import Settings
 from pipeline.sources.affectnet import AffectNet
 from pipeline.sources.base import Entry, Source, SourceOptions
 
-#: A verified face: sha256, bytes, labels, landmarks; or the reason why it is none.
-Row = tuple[bytes, int, Labels, np.ndarray | None] | str
+
+class Row(NamedTuple):
+    """A verified face."""
+
+    sha256: bytes
+    size: int
+    expression: int
+    shares: tuple[float, ...]
+    valence: float
+    arousal: float
+    known: bool
+    landmarks: np.ndarray | None
+
 
 _CHUNK = 1024
 _IMAGES = ImageSettings()
@@ -54,12 +66,13 @@ def _hold(*values) -> None:
     _held = values
 
 
-def _verify(entries: list[Entry]) -> list[Row]:
+def _verify(entries: list[Entry]) -> list[Row | str]:
     (source,) = _held
     return [_verified(source, entry) for entry in entries]
 
 
-def _verified(source: Source, entry: Entry) -> Row:
+def _verified(source: Source, entry: Entry) -> Row | str:
+    """The row, or the reason why there is none."""
     try:
         raw = source.raw(entry)
         digest = hashlib.sha256(raw).digest()
@@ -68,26 +81,28 @@ def _verified(source: Source, entry: Entry) -> Row:
         landmarks = images.map_landmarks(labels.landmarks, picture) if labels.landmarks else None
     except Reject as reject:
         return reject.reason
-    return digest, len(raw), labels, landmarks
+    return Row(
+        digest, len(raw), labels.expression, labels.shares, labels.valence, labels.arousal, labels.known, landmarks
+    )
 
 
 def _plan(good: list[tuple[Entry, Row]], settings: Settings) -> planning.Plan:
     ids = [entry.id for entry, _ in good]
-    labels = [row[2] for _, row in good]
+    rows = [row for _, row in good]
     content: dict[bytes, int] = {}
-    expression = np.array([face.expression for face in labels], np.int8)
-    label_order.check(expression, np.array([face.valence for face in labels], np.float32), AffectNet.label_order)
-    rows = planning.Rows(
+    expression = np.array([row.expression for row in rows], np.int8)
+    label_order.check(expression, np.array([row.valence for row in rows], np.float32), AffectNet.label_order)
+    planned = planning.Rows(
         order=planning.order_keys(settings.seed, ids),
-        content=np.array([content.setdefault(row[0], len(content)) for _, row in good]),
+        content=np.array([content.setdefault(row.sha256, len(content)) for row in rows]),
         group=np.arange(len(good)),
         declared=np.full(len(good), -1, np.int8),
         expression=expression,
-        size=np.array([row[1] for _, row in good]),
-        known=np.array([face.known for face in labels]),
+        size=np.array([row.size for row in rows]),
+        known=np.array([row.known for row in rows]),
         sentinel=np.zeros(len(good), bool),
     )
-    return planning.plan(rows, plan_stage.make_policy(settings))
+    return planning.plan(planned, plan_stage.make_policy(settings))
 
 
 def _write(shard: planning.Shard) -> tuple[str, str]:
@@ -103,17 +118,16 @@ def _write(shard: planning.Shard) -> tuple[str, str]:
 
 
 def _record(source: Source, entry: Entry, row: Row) -> codec.Record:
-    expected, _, labels, landmarks = row
     raw = source.raw(entry)
-    if hashlib.sha256(raw).digest() != expected:
+    if hashlib.sha256(raw).digest() != row.sha256:
         raise SystemExit(f"{entry.id} changed")
     return codec.Record(
         image=images.store(raw, _IMAGES),
-        expression=labels.expression,
-        shares=np.array(labels.shares, np.float32),
-        valence=labels.valence,
-        arousal=labels.arousal,
-        landmarks=landmarks,
+        expression=row.expression,
+        shares=np.array(row.shares, np.float32),
+        valence=row.valence,
+        arousal=row.arousal,
+        landmarks=row.landmarks,
         id=entry.id,
         group=entry.id,
     )
