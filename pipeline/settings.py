@@ -6,6 +6,7 @@ import os
 import re
 
 from pipeline.errors import UsageError
+from pipeline.files import is_utf8
 from pipeline.images import ImageSettings
 from pipeline.records import DATASET, VERSION, parse_label_order
 from pipeline.sources import SOURCES, base
@@ -110,7 +111,10 @@ class Settings:
         for field, choices in (("on_leak", ON_LEAK), ("sentinels", SENTINELS), ("missing_labels", MISSING_LABELS)):
             self._require(getattr(self, field) in choices, field, f"one of {', '.join(choices)}")
         self.image_settings, self.split_fractions  # noqa: B018 - each raises when its fields contradict
+        self._require(is_utf8(self.data_dir), "data_dir", "a name in UTF-8: Arrow opens no other")
         if self.label_order:
+            codes = SOURCES[self.source].label_order
+            self._require(codes, "label_order", f"no order: {self.source} has names where others have codes")
             try:
                 parse_label_order(self.label_order)
             except ValueError as error:

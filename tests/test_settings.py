@@ -55,6 +55,17 @@ def test_a_bad_value_says_the_field_the_value_and_what_is_accepted(field, value,
     assert str(value) in message
 
 
+def test_an_output_whose_name_is_not_utf8_is_refused():
+    with pytest.raises(UsageError, match=r"--data_dir=.data.+udcff. is not accepted; give a name in UTF-8"):
+        Settings(**(GOOD | {"data_dir": "data\udcff"}))
+    Settings(**(GOOD | {"input_dir": "raw\udcff"}))
+
+
+def test_a_label_order_is_refused_by_a_source_of_names():
+    with pytest.raises(UsageError, match="--label_order='affectnet' is not accepted; give no order: ferplus has names"):
+        Settings(**(GOOD | {"source": "ferplus", "label_order": "affectnet"}))
+
+
 OUTSIDE = {
     "input_dir": "x", "data_dir": "y", "max_bad_fraction": 0.5, "num_workers": 3, "overwrite": True, "dry_run": True,
     "beam_options": "--x", "decode_timeout": 5.0,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, UsageError
 from pipeline.files import InputFiles
 from pipeline.images import ImageSettings, inspect, store
 from pipeline.records import EXPRESSIONS, LABEL_ORDERS, Reject
@@ -86,6 +86,12 @@ def test_label_order_can_be_set(tmp_path):
     (tmp_path / "fer2013.csv").write_text(text_of((0, TEXT, "Training")))
     source = opened(tmp_path, label_order=LABEL_ORDERS["affectnet"])
     assert source.labels(next(source.scan())).expression == 0
+
+
+def test_label_order_is_refused_where_there_are_no_codes(tmp_path):
+    (tmp_path / "train/angry").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"--label_order is for the codes of fer2013.csv, which is not in .*: leave"):
+        list(opened(tmp_path, label_order=LABEL_ORDERS["affectnet"]).scan())
 
 
 def test_the_png_is_plain_and_kept_as_it_is():

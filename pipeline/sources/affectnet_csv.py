@@ -27,7 +27,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline import files
 from pipeline.errors import DataError
 from pipeline.records import EXPRESSIONS, LANDMARKS, Labels, Reject
 from pipeline.sources import annotation, folders, tables
@@ -173,7 +172,7 @@ class AffectNetCsv(tables.ListedImages):
         for item in self.files.items(folder):
             path = f"{folder}/{item.name}"
             if item.kind == "bad_name":
-                yield Entry(files.printable(path), reason="bad_name", detail=item.detail)
+                yield folders.unusable(item, f"{folder}/")
             elif item.kind != "folder" and path not in named:
                 reason = "missing_annotation" if folders.image_id(item.name) else "unknown_file"
                 yield Entry(path, path, reason=reason, detail="no list names it")

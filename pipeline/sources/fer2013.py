@@ -17,8 +17,8 @@ import zlib
 from collections.abc import Iterator
 
 from pipeline import records
-from pipeline.errors import DataError
-from pipeline.files import InputFiles, Item, printable
+from pipeline.errors import DataError, UsageError
+from pipeline.files import InputFiles
 from pipeline.records import LABEL_ORDERS, Labels, Reject
 from pipeline.sources import annotation, folders, tables
 from pipeline.sources.base import Entry, Source
@@ -46,7 +46,14 @@ class Fer2013(Source):
         indexes = [name for name in INDEXES if self.files.has_file(name)]
         if len(indexes) > 1:
             raise DataError(f"{self.files.root} holds {' and '.join(indexes)}, the same faces twice; keep one of them")
-        return pixel_entries(self.files, indexes[0]) if indexes else self._class_folders()
+        if indexes:
+            return pixel_entries(self.files, indexes[0])
+        if self.options.label_order:
+            raise UsageError(
+                f"--label_order is for the codes of {INDEXES[0]}, which is not in {self.files.root}; "
+                "the labels of class folders are names: leave the flag out"
+            )
+        return self._class_folders()
 
     def labels(self, entry: Entry) -> Labels:
         if not is_pixel_text(entry):
@@ -66,11 +73,11 @@ class Fer2013(Source):
         splits = {item.name: SPLIT_NAMES.get(item.name.lower()) for item in tops if item.kind == "folder"}
         if not splits or None in splits.values():
             raise DataError(f"{self.files.root} holds {folders.found(self.files)}; expected {self.layout}")
-        yield from (_stray(item, "") for item in tops if item.kind != "folder")
+        yield from (folders.unusable(item, "") for item in tops if item.kind != "folder")
         for top, split in splits.items():
             for item in list(self.files.items(top)):
                 if item.kind != "folder":
-                    yield _stray(item, f"{top}/")
+                    yield folders.unusable(item, f"{top}/", split)
                 else:
                     yield from self._class_folder(top, item.name, split)
 
@@ -87,7 +94,7 @@ class Fer2013(Source):
             if item.kind == "file":
                 yield Entry(id=path, path=path, split=split, payload=label)
             else:
-                yield _stray(item, f"{top}/{name}/")
+                yield folders.unusable(item, f"{top}/{name}/", split)
 
 
 def pixel_entries(files: InputFiles, name: str) -> Iterator[Entry]:
@@ -144,10 +151,3 @@ def png_from_text(text: bytes) -> bytes:
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def _stray(item: Item, parent: str) -> Entry:
-    path = parent + printable(item.name)
-    if item.kind in ("file", "folder"):
-        return Entry(id=path, reason="unknown_file", detail=f"a {item.kind} outside the class folders")
-    return Entry(id=path, reason=item.kind, detail=item.detail)

@@ -88,12 +88,9 @@ class FerPlus(Source):
         images = {}
         for folder in FOLDERS.values():
             for item in self.files.items(folder) if self.files.has_folder(folder) else ():
-                path = f"{folder}/{files.printable(item.name)}"
-                if item.kind == "file":
-                    images[path] = Entry(path, path)
-                else:
-                    reason = "unknown_file" if item.kind == "folder" else item.kind
-                    images[path] = Entry(path, reason=reason, detail=item.detail or "a folder")
+                path = f"{folder}/{item.name}"
+                image = Entry(path, path) if item.kind == "file" else folders.unusable(item, f"{folder}/")
+                images[image.id] = image
         return images
 
     def _in_zip(self, archive: str) -> Iterator[Entry]:

@@ -61,7 +61,7 @@ def annotation_path(id: str, suffix: str) -> str:
 
 
 def unusable(item: Item, parent: str, split: str = "") -> Entry:
-    """The rejected entry of a name that is neither image nor annotation.
+    """The rejected entry of a name that cannot be used, or that is neither image nor annotation.
 
     Args:
       item: as listed.
@@ -69,8 +69,10 @@ def unusable(item: Item, parent: str, split: str = "") -> Entry:
       split: that the folder declares.
     """
     path = parent + printable(item.name)
-    if item.kind == "bad_name":
+    if item.kind == "bad_name":  # no path can be kept of it
         return Entry(path, split=split, reason="bad_name", detail=item.detail)
+    if item.kind == "unsafe_path":
+        return Entry(path, path, split=split, reason="unsafe_path", detail=item.detail)
     detail = "a folder" if item.kind == "folder" else "a name that the layout has no place for"
     return Entry(path, path, split=split, reason="unknown_file", detail=detail)
 
