@@ -28,7 +28,7 @@ from faces import (
     write_faces,
 )
 
-from pipeline.errors import DataError, EnvironmentFault
+from pipeline.errors import DataError, EnvironmentFault, OutputBusyError
 
 #: Sides, in pixels, of the JPEGs that something happens to.
 CRASHES, HANGS, ODD = 52, 56, 60
@@ -178,6 +178,19 @@ def test_an_unfinished_run_is_never_mixed_with_other_settings_or_inputs(unfinish
     convert(raw, data, **settings)
     convert(raw, tmp_path / "fresh", **settings)
     assert published(data) == published(tmp_path / "fresh")
+
+
+def test_a_publication_that_was_cut_off_is_finished_and_not_taken_for_another_run(tmp_path):
+    raw = write_faces(tmp_path / "raw", 24)
+    killed = run(raw, tmp_path / "data", faults=[{"at": "made:published.json", "do": "kill_group"}])
+    assert killed.returncode == -signal.SIGKILL
+    assert not dataset_of(tmp_path / "data").exists()
+    again = shutil.copytree(tmp_path / "data", tmp_path / "again")
+    with pytest.raises(OutputBusyError, match="exists; --overwrite replaces it"):
+        convert(raw, tmp_path / "data", seed=7)
+    convert(raw, again)
+    assert published(again) == published(tmp_path / "data")
+    assert rows_of(again) == rows_of(tmp_path / "data")
 
 
 def test_one_id_for_two_faces_stops_and_shows_both(tmp_path):

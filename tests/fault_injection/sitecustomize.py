@@ -2,8 +2,9 @@
 
 $FAULTS is a JSON list of {"at": WHEN, "do": WHAT, "once": FILE}. WHEN is one of
     decode:52      a JPEG with a side of 52 pixels is about to be decoded; decode:* any
-    made:NAME      a file whose path ends in NAME was put in its place; made:* any
+    made:NAME      a file whose path ends in NAME, a pattern, was put in its place
     import:NAME    a package is looked for
+    list:*         a folder is listed
 WHAT is one of
     abort          SIGABRT, as from a C library
     kill           SIGKILL of this process;  kill_group  of all of the job
@@ -12,11 +13,14 @@ WHAT is one of
     log:FILE       append a line that says what was decoded, made or looked for
     sh:COMMAND     run it
     fail           raise an ImportError
+    shuffle        list in another order each time
 With "once" it happens once only, in whichever process is first; the file remembers.
 """
 
+import fnmatch
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -27,7 +31,7 @@ _FAULTS = [(*fault["at"].split(":"), fault["do"], fault.get("once")) for fault i
 
 def _happens(kind: str, what: str) -> None:
     for at, which, do, once in _FAULTS:
-        if at == kind and (which == "*" or what.endswith(which)) and _first(once):
+        if at == kind and fnmatch.fnmatchcase(what, f"*{which}") and _first(once):
             _do(do, what)
 
 
@@ -66,6 +70,26 @@ class _Finder:
         _happens("import", name)
 
 
+def _shuffled(scandir):
+    class Entries(list):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def close(self):
+            pass
+
+    def scan(*args):
+        with scandir(*args) as found:
+            entries = Entries(found)
+        random.shuffle(entries)
+        return entries
+
+    return scan
+
+
 def _install() -> None:
     kinds = {at for at, *_ in _FAULTS}
     if "import" in kinds:
@@ -78,6 +102,8 @@ def _install() -> None:
             _happens("made", os.fspath(target))
 
         os.replace = replace_and_say
+    if "list" in kinds:
+        os.scandir = _shuffled(os.scandir)
     if "decode" in kinds:
         import simplejpeg
 
