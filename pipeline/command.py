@@ -1,5 +1,6 @@
 """What every command line shares: errors become one message and an exit code."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,6 +16,8 @@ def run(command: Callable[[], None]) -> None:
     Args:
       command: does the work; a PipelineError is printed without a traceback.
     """
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # either may be closed
+        stream.reconfigure(errors="backslashreplace")  # for names and letters that the terminal's encoding lacks
     app.run(lambda argv: _exit_code(command, argv[1:]))
 
 
@@ -23,9 +26,18 @@ def _exit_code(command: Callable[[], None], surplus: list[str]) -> int:
         raise app.UsageError(f"unexpected {surplus[0]!r}; every argument of this command is a --flag=value")
     try:
         command()
+        if sys.stdout:
+            sys.stdout.flush()
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # whoever reads what we print has read enough, and the work is done
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        what = error.filename or "what there is to say cannot be printed"
+        print(f"error: {what}: {error.strerror or error}", file=sys.stderr)
+        return EnvironmentFault.exit_code
     except ImportError as error:
         print(f"error: a library is missing or broken: {error}; install what requirements.lock names", file=sys.stderr)
         return EnvironmentFault.exit_code
@@ -33,3 +45,9 @@ def _exit_code(command: Callable[[], None], surplus: list[str]) -> int:
         print(f"error: an unexpected error, please report it:\n{traceback.format_exc()}", file=sys.stderr)
         return InvariantError.exit_code
     return 0
+
+
+def _discard_output() -> None:
+    """Python would fail again at its end, with what is still in the buffer."""
+    if sys.stdout:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
