@@ -86,12 +86,22 @@ def _publish(settings: Settings, started: float, *, show_progress: bool) -> Resu
         if publishing.recover(where, settings.dataset_dir, key):
             logging.warning("finished the publication that an earlier run was killed in")
             return _published(settings, {"total": time.time() - started})
-        if os.path.lexists(settings.dataset_dir) and not settings.overwrite:
-            raise OutputBusyError(f"{settings.dataset_dir} exists; --overwrite replaces it, another --name keeps both")
+        _refuse_to_destroy(settings)
         seconds = _run(Job(settings.absolute(), where), started, show_progress=show_progress)
         _write_run(settings, where, started, seconds)
         publishing.publish(where, settings.dataset_dir, key)
         return _published(settings, seconds | {"total": time.time() - started})
+
+
+def _refuse_to_destroy(settings: Settings) -> None:
+    """Only a dataset of ours is ever replaced, only by request, and not with the faces inside it."""
+    place = settings.dataset_dir
+    if os.path.lexists(place) and not publishing.is_complete(place):
+        raise OutputBusyError(f"{place} exists and is no dataset of ours; move it away, or give another --name")
+    if os.path.realpath(settings.input_dir).startswith(os.path.realpath(place) + os.sep):
+        raise UsageError(f"--input_dir={settings.input_dir} lies in {place}, the dataset itself; give another --name")
+    if os.path.lexists(place) and not settings.overwrite:
+        raise OutputBusyError(f"{place} exists; --overwrite replaces it, another --name keeps both")
 
 
 def _circumstances(settings: Settings) -> dict:
@@ -108,6 +118,8 @@ def _run(job: Job, started: float, *, show_progress: bool) -> dict[str, float]:
     """Everything up to a complete `out/`; returns seconds by stage."""
     job.staging.create()
     source = job.open_source()
+    if not job.settings.beam_options:
+        pool.start_idle(_local_processes(job.settings))  # they get ready during the scan and Beam's import
     try:
         inputs = listing.list_inputs(source.scan())
     except OSError as error:
@@ -128,13 +140,15 @@ def _run(job: Job, started: float, *, show_progress: bool) -> dict[str, float]:
 
 
 def _run_pipeline(job: Job, chunks: list[listing.Chunk]) -> None:
-    if not job.settings.beam_options:
-        pool.start_idle(_local_processes(job.settings))  # they are ready when Beam is
-    import apache_beam as beam  # two seconds, after everything that can fail without it
-
-    from pipeline import transforms
-
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    logging.disable(logging.WARNING)  # it would tell of cloud services that nobody asked for
+    try:
+        import apache_beam as beam  # two seconds, after everything that can fail without it
+
+        from pipeline import transforms
+    finally:
+        logging.disable(logging.NOTSET)
+
     options, pool_size = _beam_options(job.settings)
     try:
         with beam.Pipeline(options=options) as pipeline:

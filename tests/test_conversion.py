@@ -310,10 +310,19 @@ def test_what_is_no_dataset_of_ours_is_not_replaced_either(raw, tmp_path, kind):
         place.write_text("mine")
     else:
         place.symlink_to("nowhere")
-    with pytest.raises(OutputBusyError, match="exists; --overwrite replaces it"):
-        convert(raw, tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(OutputBusyError, match="exists and is no dataset of ours; move it away, or give another"):
+            convert(raw, tmp_path, overwrite=overwrite)
     assert os.listdir(place.parent) == ["1.0.0"]
     assert place.is_dir() == (kind == "folder") and place.is_symlink() == (kind == "link")
+
+
+def test_faces_inside_the_dataset_are_not_destroyed_with_it(raw, tmp_path):
+    convert(raw, tmp_path)
+    inside = shutil.copytree(raw, dataset_of(tmp_path) / "raw")
+    with pytest.raises(UsageError, match=r"lies in .*, the dataset itself; give another --name"):
+        convert(inside, tmp_path, overwrite=True)
+    assert len(os.listdir(inside / "images")) == 40
 
 
 def test_a_warning_for_affectnets_validation_set_in_a_flat_folder():
