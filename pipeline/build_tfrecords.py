@@ -10,6 +10,7 @@ Exit codes: 0 done, 1 wrong usage, 3 the data is at fault, 4 the environment is 
 """
 
 import dataclasses
+import os
 import shutil
 
 from absl import flags
@@ -81,7 +82,10 @@ def _define_flags() -> None:
 
 
 def _convert() -> None:
-    settings = Settings(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Settings)})
+    given = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Settings)}
+    # No shell expands the ~ of --data_dir=~/data.
+    folders = {name: os.path.expanduser(given[name]) for name in ("input_dir", "data_dir")}
+    settings = Settings(**given | folders)
     # Arrow takes longer to import than --help may take to answer.
     from pipeline import conversion, summary
 

@@ -4,6 +4,7 @@ Rows come sorted by id. The order of everything is by sha256(seed, id), so it de
 and the seed alone: a global shuffle that never changes.
 """
 
+import collections
 import dataclasses
 import hashlib
 import itertools
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from pipeline.errors import DataError, UsageError
-from pipeline.records import EXPRESSIONS
+from pipeline.records import EXPRESSIONS, FILTER_REASONS
 from pipeline.sources.base import SPLITS
 
 _STRATA = len(EXPRESSIONS) + 1  # one more for the unknown expression
@@ -147,7 +148,11 @@ def plan(rows: Rows, policy: Policy, names: Sequence[str] | None = None) -> Plan
         shards += _cut_shards(name, len(members), int(rows.size[members].sum()), sum(map(len, order)), policy)
         order.append(members)
     if not shards:
-        raise DataError("no face is left to write: every usable input was filtered; see the reasons above")
+        counts = collections.Counter(OUTCOMES[code] for code in outcome)
+        filtered = ", ".join(f"{count} × {reason} ({FILTER_REASONS[reason]})" for reason, count in counts.most_common())
+        raise DataError(
+            f"no face is left to write: {filtered or 'every input was rejected; a lower --max_bad_fraction says why'}"
+        )
     return Plan(outcome, split, np.concatenate(order), tuple(shards), tuple(duplicates), tuple(leaks))
 
 

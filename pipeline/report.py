@@ -5,6 +5,8 @@
 Exit codes: 0 done, 1 wrong usage, 3 the dataset is damaged, 4 a file cannot be read or written.
 """
 
+import os
+
 from absl import flags
 
 from pipeline import command
@@ -21,8 +23,9 @@ def _report() -> None:
     # Arrow and Matplotlib take longer to import than --help may take to answer.
     from pipeline.report_page import write_report
 
-    write_report(flags.FLAGS.dataset_dir, flags.FLAGS.output)
-    print(flags.FLAGS.output)
+    output = os.path.expanduser(flags.FLAGS.output)
+    write_report(os.path.expanduser(flags.FLAGS.dataset_dir), output)
+    print(output)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,10 @@ def _verify() -> None:
 
     started = time.monotonic()
     workers = flags.FLAGS.num_workers or len(os.sched_getaffinity(0))
-    verdict = checking.check_dataset(flags.FLAGS.dataset_dir, workers=workers)
+    folder = os.path.expanduser(flags.FLAGS.dataset_dir)
+    verdict = checking.check_dataset(folder, workers=workers)
     if verdict.problems:
-        raise DataError(
-            f"{len(verdict.problems)} problems in {flags.FLAGS.dataset_dir}\n  " + "\n  ".join(verdict.problems)
-        )
+        raise DataError(f"{len(verdict.problems)} problems in {folder}\n  " + "\n  ".join(verdict.problems))
     seconds = time.monotonic() - started
     print(
         f"all is well: {verdict.records:,} records in {verdict.shards} shards, {verdict.bytes / 1e6:,.1f} MB, "

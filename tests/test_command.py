@@ -61,6 +61,24 @@ def test_letters_that_the_terminal_lacks_are_shown_by_their_number():
     assert (done.returncode, done.stdout, done.stderr) == (0, b"\\xe9 \\u2026 \\udcff\n", b"")
 
 
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("build_tfrecords", ["--source=csv", "--input_dir=~/none", "--data_dir=~/data", "--name=a"]),
+        ("verify", ["--dataset_dir=~/none"]),
+        ("report", ["--dataset_dir=~/none"]),
+    ],
+)
+def test_the_home_directory_may_be_a_tilde(tmp_path, command, flags):
+    done = subprocess.run(
+        [sys.executable, "-m", f"pipeline.{command}", *flags],
+        env=environment(HOME=str(tmp_path)), cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert f"{tmp_path}/none" in done.stderr
+    assert not (tmp_path / "~").exists()
+
+
 def test_progress_is_a_few_lines_in_a_log_and_none_when_it_is_short(tmp_path, capsys, monkeypatch):
     where = staging.Staging(str(tmp_path))
     where.create()

@@ -170,8 +170,10 @@ def test_the_limit_keeps_the_first_of_the_order():
 
 
 def test_nothing_left_is_an_error():
-    with pytest.raises(DataError, match="no face is left"):
+    with pytest.raises(DataError, match=r"no face is left to write: 3 × no_label \(no head has a label\)"):
         planning.plan(make_rows(3, known=[False] * 3), planning.Policy(THIRDS))
+    with pytest.raises(DataError, match="no face is left to write: every input was rejected; a lower --max_bad"):
+        planning.plan(make_rows(0), planning.Policy(THIRDS))
 
 
 @pytest.mark.parametrize(
