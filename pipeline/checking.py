@@ -16,17 +16,12 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import codec, images, metadata, publishing, tfrecord
-from pipeline.errors import DataError, EnvironmentFault
-from pipeline.records import DATASET, VERSION, Reject
+from pipeline import codec, documents, images, metadata, publishing, tfrecord
+from pipeline.errors import EnvironmentFault
+from pipeline.records import Reject
 
 #: Published files that no digest covers.
 _OUTSIDE = {"manifest.json", "run.json"}
-_MANIFEST = {
-    "format": int, "dataset": str, "name": str, "version": str, "settings": dict, "versions": dict, "input": dict,
-    "shards": list, "files": dict,
-}  # fmt: skip
-_SHARD = {"file": str, "split": str, "records": int, "bytes": int, "record_bytes": int, "sha256": str}
 _EXPECTED = ("id", "group", "offset", "length", "expression", "expression_probs", "valence", "arousal", "has_landmarks",
              "height", "width")  # fmt: skip
 _PROBLEMS_PER_SHARD = 5
@@ -54,25 +49,9 @@ def read_manifest(dataset_dir: str) -> dict:
 
     Raises:
       DataError: it is missing, damaged, or of another format; the message names the field.
+      EnvironmentFault: it cannot be read.
     """
-    path = os.path.join(dataset_dir, "manifest.json")
-    if not os.path.isdir(dataset_dir):
-        raise DataError(f"{dataset_dir} is no directory; give DATA_DIR/{DATASET}/NAME/{VERSION}")
-    if not os.path.exists(path):
-        raise DataError(
-            f"{dataset_dir} has no manifest.json, so it is no dataset of ours; give DATA_DIR/{DATASET}/NAME/{VERSION}"
-        )
-    try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}; the dataset is damaged, convert it again") from None
-    _check_fields(manifest, _MANIFEST, path, "")
-    if manifest["format"] != metadata.FORMAT:
-        raise DataError(f"{path}: field 'format' is {manifest['format']}; this version reads {metadata.FORMAT}")
-    for index, shard in enumerate(manifest["shards"]):
-        _check_fields(shard, _SHARD, path, f"shards[{index}].")
-    return manifest
+    return documents.load(os.path.join(dataset_dir, "manifest.json"), metadata.MANIFEST, version=metadata.FORMAT)[1]
 
 
 def check_dataset(dataset_dir: str, *, workers: int) -> Verdict:
@@ -112,14 +91,6 @@ def check_dataset(dataset_dir: str, *, workers: int) -> Verdict:
     )
 
 
-def _check_fields(value, fields: dict[str, type], path: str, prefix: str) -> None:
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: {prefix or 'the file'} is no JSON object; the dataset is damaged, convert it again")
-    for name, kind in fields.items():
-        if not isinstance(value.get(name), kind):
-            raise DataError(f"{path}: field '{prefix}{name}' is {value.get(name)!r} where a {kind.__name__} is due")
-
-
 def _file_problems(dataset_dir: str, manifest: dict) -> Iterator[str]:
     shards = {shard["file"] for shard in manifest["shards"]}
     present = set(os.listdir(dataset_dir))
@@ -157,8 +128,8 @@ def _count_problems(dataset_dir: str, manifest: dict) -> Iterator[str]:
         lines = sum(1 for _ in file)
     if lines != statistics["rejected"]:
         yield f"rejected.jsonl: {lines} lines for {statistics['rejected']} rejected inputs"
-    if manifest["input"].get("count") != len(status) or sum(counts.values()) != statistics["inputs"]:
-        yield f"records.parquet: {len(status)} rows for {manifest['input'].get('count')} inputs"
+    if manifest["input"]["count"] != len(status) or sum(counts.values()) != statistics["inputs"]:
+        yield f"records.parquet: {len(status)} rows for {manifest['input']['count']} inputs"
 
 
 def _shard_problems(dataset_dir: str, shard: dict, rows: str | None) -> list[str]:

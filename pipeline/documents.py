@@ -40,6 +40,22 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
+def load(path: str, expected: dict, *, version: int) -> tuple[bytes, dict]:
+    """A published JSON document, as bytes and parsed; `version` is what its field "format" must be.
+
+    Raises:
+      DataError: it is missing, damaged or of another format; names the file and the field.
+      EnvironmentFault: it cannot be read.
+    """
+    data = read_file(path)
+    found = parse(data, {"format": int}, path)["format"]
+    if found != version:
+        raise DataError(
+            f"{path}, field format: {found} where this program reads {version}; use the program that wrote it"
+        )
+    return data, parse(data, expected, path)
+
+
 def parse(data: bytes, expected: Any, path: str) -> Any:
     """A JSON document that has what `expected` says; fields beyond that are left alone.
 

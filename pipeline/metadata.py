@@ -31,6 +31,18 @@ DESCRIPTION = (
 )
 _DECIDING_LIBRARIES = ("numpy", "pillow", "protobuf", "pyarrow", "simplejpeg")
 
+#: Of `manifest.json`, in the notation of `documents.parse`.
+MANIFEST = {
+    "format": int,
+    "dataset": str,
+    "name": str,
+    "version": str,
+    "settings": {"*": object},
+    "versions": {"*": str},
+    "input": {"count": int, "digest": str},
+    "shards": [{"file": str, "split": str, "records": int, "bytes": int, "record_bytes": int, "sha256": str}],
+    "files": {"*": str},
+}
 RECORDS_SCHEMA = pa.schema(
     [
         ("id", pa.string()),

@@ -12,26 +12,15 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from pipeline import codec
+from pipeline import codec, documents
 from pipeline.documents import NUMBER, damaged, open_file, parse, read_file
-from pipeline.errors import DataError
-from pipeline.metadata import FORMAT, RECORDS_SCHEMA
+from pipeline.metadata import FORMAT, MANIFEST, RECORDS_SCHEMA
 from pipeline.records import EXPRESSIONS
 from pipeline.sources.base import SPLITS
 from pipeline.tfrecord import DamagedRecord, read_records
 
 # What the page shows of each document, in the notation of `documents.parse`.
 _SUMMARY = ({"mean": NUMBER, "std": NUMBER, "min": NUMBER, "max": NUMBER}, None)
-_MANIFEST = {
-    "format": int,
-    "dataset": str,
-    "name": str,
-    "version": str,
-    "settings": {"*": object},
-    "versions": {"*": str},
-    "input": {"count": int, "digest": str},
-    "shards": [{"file": str, "split": str}],
-}
 _SPLIT = {
     "examples": int,
     "bytes": int,
@@ -109,8 +98,8 @@ def load(folder: str | os.PathLike) -> Published:
       EnvironmentFault: a file cannot be read.
     """
     folder = os.fspath(folder)
-    manifest_bytes, manifest = _document(folder, "manifest.json", _MANIFEST)
-    _, statistics = _document(folder, "statistics.json", _STATISTICS)
+    manifest_bytes, manifest = documents.load(os.path.join(folder, "manifest.json"), MANIFEST, version=FORMAT)
+    _, statistics = documents.load(os.path.join(folder, "statistics.json"), _STATISTICS, version=FORMAT)
     outcomes = statistics["written"] + statistics["rejected"] + statistics["filtered"]
     if statistics["inputs"] != outcomes:
         raise damaged(
@@ -201,16 +190,6 @@ def _face(published: Published, row: dict) -> Face:
     if record.id != row["id"]:
         raise damaged(path, "", f"record {row['position']} is {record.id!r}, records.parquet lists {row['id']!r}")
     return Face(row["split"], record)
-
-
-def _document(folder: str, name: str, expected: dict) -> tuple[bytes, dict]:
-    path = os.path.join(folder, name)
-    data = read_file(path)
-    if (found := parse(data, {"format": int}, path)["format"]) != FORMAT:
-        raise DataError(
-            f"{path}, field format: {found} where this program reads {FORMAT}; use the program that wrote it"
-        )
-    return data, parse(data, expected, path)
 
 
 def _rows(path: str) -> pa.Table:

@@ -112,9 +112,9 @@ def test_a_consistent_forgery_of_the_labels_is_found(dataset):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.pop("shards"), "field 'shards' is None where a list is due"),
-        (lambda m: m.update(format=2), "field 'format' is 2; this version reads 1"),
-        (lambda m: m["shards"][0].update(records="8"), "field 'shards[0].records' is '8' where a int is due"),
+        (lambda m: m.pop("shards"), "field shards: it is missing"),
+        (lambda m: m.update(format=2), "field format: 2 where this program reads 1"),
+        (lambda m: m["shards"][0].update(records="8"), 'field shards[0].records: "8" where int is due'),
     ],
 )
 def test_a_broken_manifest_names_file_and_field(dataset, change, message):
@@ -141,4 +141,4 @@ def test_the_command_says_what_it_checked_and_how_it_ends(dataset, tmp_path):
     assert failed.stderr.startswith("error: 1 problems in ")
     nowhere = run(f"--dataset_dir={tmp_path}")
     assert nowhere.returncode == 3
-    assert "has no manifest.json" in nowhere.stderr.splitlines()[0]
+    assert "manifest.json is missing; " in nowhere.stderr.splitlines()[0]
