@@ -478,11 +478,22 @@ def test_a_missing_library_is_the_machines_fault(raw, tmp_path):
     assert error_of(done).startswith("a library is missing or broken: apache_beam is not installed; install what")
 
 
-def test_too_many_bad_inputs_and_a_leak_end_the_command_with_3(tmp_path):
+def test_too_many_bad_inputs_end_the_command_with_3(tmp_path):
     raw = write_faces(tmp_path / "raw", 8)
     write_face(raw, "cut", picture(8)[:-100], exp=1)
     done = run(raw, tmp_path / "data")
     assert done.returncode == 3
     assert error_of(done).startswith("1 of 9 inputs are rejected, above --max_bad_fraction=0.01; nothing is published")
     assert "1 × truncated (the image ends before its pixels do), as 'cut': JPEG:" in done.stderr
+    assert not dataset_of(tmp_path / "data").exists()
+
+
+def test_a_leak_ends_the_command_with_3_and_is_named(tmp_path):
+    raw = write_faces(tmp_path / "raw", 8, folder="train_set")
+    write_faces(raw, 1, folder="val_set", start=100)
+    write_face(raw, "5", picture(3), folder="val_set", exp=3)
+    done = run(raw, tmp_path / "data")
+    assert done.returncode == 3
+    assert error_of(done).startswith("1 groups of byte-equal images stand in two splits that the source declares; --on")
+    assert "train_set/3 (train) = val_set/5 (test)" in done.stderr
     assert not dataset_of(tmp_path / "data").exists()
