@@ -249,10 +249,11 @@ def _living(group: int) -> list[str]:
         time.sleep(0.02)
 
 
-_TIMES = flags.DEFINE_integer("times", 50, "How many kills.", lower_bound=1)
-_FACES = flags.DEFINE_integer("faces", 1100, "How many faces are converted.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the moments.")
-_BEAM_OPTIONS = flags.DEFINE_string("beam_options", "", "As of the conversion: the runner to kill.")
+def _define_flags() -> None:
+    flags.DEFINE_integer("times", 50, "How many kills.", lower_bound=1)
+    flags.DEFINE_integer("faces", 1100, "How many faces are converted.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Seed of the moments.")
+    flags.DEFINE_string("beam_options", "", "As of the conversion: the runner to kill.")
 
 
 def main(argv: list[str]) -> int:
@@ -263,9 +264,13 @@ def main(argv: list[str]) -> int:
 
     with tempfile.TemporaryDirectory(prefix="kill_conversion_") as folder:
         raw = pathlib.Path(folder) / "raw"
-        sample_faces.write_dataset(raw, count=_FACES.value, seed=0, image_size=48)
+        sample_faces.write_dataset(raw, count=flags.FLAGS.faces, seed=0, image_size=48)
         tally = kill_again_and_again(
-            raw, pathlib.Path(folder), times=_TIMES.value, seed=_SEED.value, beam_options=_BEAM_OPTIONS.value
+            raw,
+            pathlib.Path(folder),
+            times=flags.FLAGS.times,
+            seed=flags.FLAGS.seed,
+            beam_options=flags.FLAGS.beam_options,
         )
     stages = ", ".join(f"{name} {count}" for name, count in tally.stages.items())
     print(f"{tally.kills} kills ({stages}) in {tally.rounds} rounds; {tally.resumed} starts went on with earlier work")
@@ -277,4 +282,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    _define_flags()
     app.run(main)
