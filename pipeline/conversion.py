@@ -117,16 +117,15 @@ def _published(settings: Settings, seconds: dict[str, float]) -> Result:
 def _run(job: Job, started: float, *, show_progress: bool) -> dict[str, float]:
     """Everything up to a complete `out/`; returns seconds by stage."""
     job.staging.create()
-    source = job.open_source()
-    if not job.settings.beam_options:
-        pool.start_idle(_local_processes(job.settings))  # they get ready during the scan and Beam's import
-    try:
-        inputs = listing.list_inputs(source.scan())
-    except OSError as error:
-        raise DataError(f"{error.filename or job.settings.input_dir} cannot be listed: {error.strerror}") from None
+    with job.open_source() as source:
+        if not job.settings.beam_options:
+            pool.start_idle(_local_processes(job.settings))  # they get ready during the scan and Beam's import
+        try:
+            inputs = listing.list_inputs(source.scan())
+        except OSError as error:
+            raise DataError(f"{error.filename or job.settings.input_dir} cannot be listed: {error.strerror}") from None
     basis = job.settings.verified_with() | _circumstances(job.settings)
     chunks = listing.cut_chunks(inputs, job.staging, staging.settings_digest(basis))
-    source.files.close()
     del inputs
     scanned = time.time()
     if os.path.exists(job.staging.outcome_path):

@@ -97,7 +97,7 @@ def write_metadata(job: Job) -> None:
             f"{inputs} inputs are not {written} written + {rejected} rejected + {counts['filtered']} filtered; "
             "nothing is published"
         )
-    staging.write_json(os.path.join(where.out, "statistics.json"), counts)
+    staging.write_json(os.path.join(where.out, "statistics.json"), {"format": FORMAT} | counts)
     _write_tfds(job, shards)
     _write_manifest(job, shards, inputs, digest)
 
@@ -203,10 +203,12 @@ def _references(scanned: pa.Table) -> pa.Array:
 def _rejected_lines(rows: pa.Table, verified: pa.Table) -> Iterator[dict]:
     mask = pc.not_equal(verified["reason"], "")
     stages = verified.filter(mask)["stage"].to_pylist()
-    columns = rows.select(["id", "source", "reason", "detail", "source_bytes", "sha256"]).filter(mask)
-    for stage, row in zip(stages, columns.to_pylist()):
-        bytes_ = row.pop("source_bytes")
-        yield {"id": row["id"], "source": row["source"], "stage": stage, **row, "bytes": bytes_}
+    columns = rows.select(["id", "source", "reason", "detail", "source_bytes", "sha256"]).filter(mask).to_pylist()
+    for stage, (id, source, reason, detail, size, digest) in zip(stages, map(dict.values, columns)):
+        yield {
+            "id": id, "source": source, "stage": stage, "reason": reason, "detail": detail, "bytes": size,
+            "sha256": digest,
+        }  # fmt: skip
 
 
 def _write_tfds(job: Job, shards: list[dict]) -> None:

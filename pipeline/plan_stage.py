@@ -11,6 +11,7 @@ from pipeline import label_order, listing, planning, staging
 from pipeline.errors import DataError
 from pipeline.records import EXPRESSIONS, REJECTION_REASONS
 from pipeline.settings import Settings
+from pipeline.sources import SOURCES
 from pipeline.sources.base import SPLITS
 from pipeline.tasks import Job
 
@@ -35,7 +36,7 @@ def make_plan(job: Job, chunks: list[listing.Chunk]) -> list[dict]:
     kept = columns.take(usable)
     expression = kept["expression"].to_numpy()
     if not settings.label_order:
-        label_order.check(expression, kept["valence"].to_numpy(), job.open_source().order)
+        label_order.check(expression, kept["valence"].to_numpy(), SOURCES[settings.source].label_order)
 
     rows = planning.Rows(
         order=planning.order_keys(settings.seed, _strings(kept["id"])),

@@ -91,7 +91,7 @@ def count(job: Job) -> dict:
     """Sums up what was verified and planned; shards need not be written yet.
 
     Returns:
-      `statistics.json` but for the bytes of the shards, which only writing tells. Class weights are
+      `statistics.json` but for its format and the bytes of the shards, which only writing tells. Class weights are
       n / (classes present * n of the class), scikit-learn's "balanced".
     """
     where = job.staging
@@ -112,7 +112,6 @@ def count(job: Job) -> dict:
 
     shards = collections.Counter(shard["split"] for shard in plan["shards"])
     return {
-        "format": 1,
         "inputs": start,
         "written": int((outcome == 0).sum()),
         "rejected": int((outcome == REJECTED).sum()),

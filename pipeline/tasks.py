@@ -44,9 +44,11 @@ class Job:
         """What images are checked with; made once, since each image asks for it."""
         return self.settings.image_settings
 
-    def open_source(self) -> Source:
-        """The source over the input directory."""
-        return SOURCES[self.settings.source](InputFiles(self.settings.input_root), self.settings.source_options)
+    @contextlib.contextmanager
+    def open_source(self) -> Iterator[Source]:
+        """The source over the input directory, which is open within the block."""
+        with contextlib.closing(InputFiles(self.settings.input_root)) as files:
+            yield SOURCES[self.settings.source](files, self.settings.source_options)
 
 
 def verify_chunk(job: Job, chunk: listing.Chunk, *, condemned: dict[int, str], beacon: Beacon) -> None:
@@ -58,31 +60,29 @@ def verify_chunk(job: Job, chunk: listing.Chunk, *, condemned: dict[int, str], b
       condemned: rows (within the chunk) whose decoder crashed or hung before, and the reason to give.
       beacon: told the row before its image is decoded.
     """
-    source = job.open_source()
-    entries = list(listing.entries(staging.read_table(job.staging.scan_path(chunk.index))))
-    path = job.staging.verify_path(chunk.index, chunk.key)
-    if os.path.exists(path):
-        done = staging.read_table(path)
-        reasons = set(done["reason"].unique().to_pylist())
-        if _stamp(source, entries) == done.schema.metadata[b"stamp"] and not reasons & _MAY_PASS:
-            return
-        os.unlink(path)
-    rows = [
-        _verified(job, source, entry, row, condemned=condemned.get(row), beacon=beacon)
-        for row, entry in enumerate(entries)
-    ]
-    table = pa.Table.from_pylist(rows, schema=staging.VERIFY_SCHEMA)
-    staging.write_table(path, table.replace_schema_metadata({"stamp": _stamp(source, entries)}))
-    source.files.close()
+    with job.open_source() as source:
+        entries = list(listing.entries(staging.read_table(job.staging.scan_path(chunk.index))))
+        path = job.staging.verify_path(chunk.index, chunk.key)
+        if os.path.exists(path):
+            done = staging.read_table(path)
+            reasons = set(done["reason"].unique().to_pylist())
+            if _stamp(source, entries) == done.schema.metadata[b"stamp"] and not reasons & _MAY_PASS:
+                return
+            os.unlink(path)
+        rows = [
+            _verified(job, source, entry, row, condemned=condemned.get(row), beacon=beacon)
+            for row, entry in enumerate(entries)
+        ]
+        table = pa.Table.from_pylist(rows, schema=staging.VERIFY_SCHEMA)
+        staging.write_table(path, table.replace_schema_metadata({"stamp": _stamp(source, entries)}))
 
 
 def probe(job: Job, chunk: listing.Chunk, row: int, *, beacon: Beacon) -> None:
     """Decodes one input alone: does the decoder crash or hang again?"""
-    source = job.open_source()
-    part = staging.read_table(job.staging.scan_path(chunk.index)).slice(row, 1)
-    (entry,) = listing.entries(part)
-    _verified(job, source, entry, row, condemned=None, beacon=beacon)
-    source.files.close()
+    with job.open_source() as source:
+        part = staging.read_table(job.staging.scan_path(chunk.index)).slice(row, 1)
+        (entry,) = listing.entries(part)
+        _verified(job, source, entry, row, condemned=None, beacon=beacon)
 
 
 def _verified(
@@ -168,25 +168,24 @@ def write_shard(job: Job, shard: str, key: str, start: int, records: int) -> Non
 
 def _records(job: Job, start: int, records: int) -> Iterator[bytes]:
     """The serialised examples of a range of the plan's order."""
-    source = job.open_source()
     order = staging.read_array(job.staging.plan_path("order.npy"))
     chunks = [listing.Chunk(**chunk) for chunk in staging.read_json(job.staging.plan_path("chunks.json"))]
     starts = np.cumsum([0] + [chunk.rows for chunk in chunks])
-    for low in range(start, start + records, _WRITE_BATCH):
-        rows = np.asarray(order[low : min(low + _WRITE_BATCH, start + records)])
-        owners = np.searchsorted(starts, rows, side="right") - 1
-        batch: list = [None] * len(rows)
-        for owner in np.unique(owners):
-            chunk, places = chunks[owner], np.flatnonzero(owners == owner)
-            # Mapped anew for each batch: what stays mapped counts as memory, and would grow with the dataset.
-            scanned = staging.read_table(job.staging.scan_path(chunk.index))
-            verified = staging.read_table(job.staging.verify_path(chunk.index, chunk.key), _WRITTEN)
-            scanned, verified = (table.take(rows[places] - starts[owner]) for table in (scanned, verified))
-            for place, entry, labels in zip(places, listing.entries(scanned), verified.to_pylist()):
-                batch[place] = (entry, labels, chunk)
-        for entry, labels, chunk in batch:
-            yield codec.encode(_record(job, source, entry, labels, chunk))
-    source.files.close()
+    with job.open_source() as source:
+        for low in range(start, start + records, _WRITE_BATCH):
+            rows = np.asarray(order[low : min(low + _WRITE_BATCH, start + records)])
+            owners = np.searchsorted(starts, rows, side="right") - 1
+            batch: list = [None] * len(rows)
+            for owner in np.unique(owners):
+                chunk, places = chunks[owner], np.flatnonzero(owners == owner)
+                # Mapped anew for each batch: what stays mapped counts as memory, and would grow with the dataset.
+                scanned = staging.read_table(job.staging.scan_path(chunk.index))
+                verified = staging.read_table(job.staging.verify_path(chunk.index, chunk.key), _WRITTEN)
+                scanned, verified = (table.take(rows[places] - starts[owner]) for table in (scanned, verified))
+                for place, entry, labels in zip(places, listing.entries(scanned), verified.to_pylist()):
+                    batch[place] = (entry, labels, chunk)
+            for entry, labels, chunk in batch:
+                yield codec.encode(_record(job, source, entry, labels, chunk))
 
 
 def _record(job: Job, source: Source, entry: Entry, labels: dict, chunk: listing.Chunk) -> codec.Record:

@@ -88,7 +88,7 @@ def test_every_rejected_input_is_a_line(mixed):
         lines = [json.loads(line) for line in file]
     assert {line["id"]: line["reason"] for line in lines} == REJECTED
     assert [line["id"] for line in lines] == sorted(REJECTED)
-    assert all(list(line) == ["id", "source", "stage", "reason", "detail", "sha256", "bytes"] for line in lines)
+    assert all(list(line) == ["id", "source", "stage", "reason", "detail", "bytes", "sha256"] for line in lines)
     by_id = {line["id"]: line for line in lines}
     assert (by_id["cut"]["stage"], by_id["lost"]["stage"]) == ("verify", "scan")
     assert by_id["cut"]["bytes"] == len(picture(100)) - 200
@@ -158,7 +158,7 @@ def test_a_dry_run_counts_the_same_and_writes_nothing(mixed, tmp_path, monkeypat
     assert (dry.dataset_dir, dry.digest) == ("", "")
     for split in result.statistics["splits"].values():
         split.pop("bytes", None)
-    assert dry.statistics == result.statistics
+    assert {"format": 1} | dry.statistics == result.statistics
     assert "would be: this was a dry run" in summary.render(dry)
 
 
