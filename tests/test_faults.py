@@ -364,12 +364,19 @@ def test_a_disk_that_is_full_at_any_stage_stops_the_run_and_the_next_goes_on(tmp
         assert published(disk) == published(tmp_path / "fresh")
 
 
+@contextlib.contextmanager
 def started(raw, data, *, faults=(), env=None, **flags):
-    """A run in the background, in a process group of its own."""
-    return subprocess.Popen(
+    """A run in the background, in a process group of its own, of which nothing is left afterwards."""
+    process = subprocess.Popen(
         command(raw, data, **flags), env=environment(faults, **(env or {})), start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def wait_for(path, process, seconds=120):
@@ -408,16 +415,13 @@ def hanging(tmp_path):
 
 def test_a_second_run_leaves_at_once_and_a_dead_one_is_taken_over(raw, tmp_path):
     faults, decoding = hanging(tmp_path)
-    first = started(raw, tmp_path / "data", faults=faults)
-    wait_for(decoding, first)
-    assert quick(raw, tmp_path / "data", tmp_path) == (
-        6,
-        f"another run (process {first.pid} on {os.uname().nodename}) is writing {dataset_of(tmp_path / 'data')}; "
-        "wait for it, or give another --name",
-    )
-    first.kill()
-    first.communicate()
-    assert_gone(first.pid, 10)
+    with started(raw, tmp_path / "data", faults=faults) as first:
+        wait_for(decoding, first)
+        assert quick(raw, tmp_path / "data", tmp_path) == (
+            6,
+            f"another run (process {first.pid} on {os.uname().nodename}) is writing {dataset_of(tmp_path / 'data')}; "
+            "wait for it, or give another --name",
+        )
     convert(raw, tmp_path / "data")
     convert(raw, tmp_path / "fresh")
     assert published(tmp_path / "data") == published(tmp_path / "fresh")
@@ -441,21 +445,22 @@ PORTABLE = "--runner=PortableRunner --job_endpoint=embed --environment_type=LOOP
 def test_a_signal_ends_the_run_and_every_process_of_it(raw, tmp_path, number, options, dry_run):
     faults, decoding = hanging(tmp_path)
     (tmp_path / "tmp").mkdir()
-    process = started(
+    with started(
         raw, tmp_path / "data", faults=faults, env={"TMPDIR": str(tmp_path / "tmp")}, beam_options=options,
         num_workers=2, dry_run=dry_run,
-    )  # fmt: skip
-    wait_for(decoding, process)
-    sent = time.monotonic()
-    # Ctrl-C reaches the whole group, SIGTERM the process that it is sent to.
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.terminate()
-    _, said = process.communicate(timeout=60)
-    assert time.monotonic() - sent < 10
-    assert process.returncode == 128 + number
+    ) as process:  # fmt: skip
+        wait_for(decoding, process)
+        sent = time.monotonic()
+        # Ctrl-C reaches the whole group, SIGTERM the process that it is sent to.
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.terminate()
+        process.wait(timeout=60)
+        assert time.monotonic() - sent < 10
+        assert process.returncode == 128 + number
+        assert_gone(process.pid, 3)
+        said = process.stderr.read()
     assert f"stopped by {number.name}: nothing is published; the same command goes on where this one stopped" in said
     if (number, options) != (signal.SIGINT, PROCESSES):  # Beam's own processes hear Ctrl-C too, and say so
         assert "Traceback" not in said
-    assert_gone(process.pid, 3)
     assert not dataset_of(tmp_path / "data").exists()
     if dry_run:
         assert list((tmp_path / "tmp").glob("affect_faces_dry_run_*")) == []
@@ -464,12 +469,12 @@ def test_a_signal_ends_the_run_and_every_process_of_it(raw, tmp_path, number, op
 @pytest.mark.parametrize("options", [LOCAL, PROCESSES])
 def test_workers_end_when_the_run_is_killed_alone(raw, tmp_path, options):
     faults, decoding = hanging(tmp_path)
-    process = started(raw, tmp_path / "data", faults=faults, beam_options=options, num_workers=2)
-    wait_for(decoding, process)
-    assert len(group_of(process.pid)) > 2
-    process.kill()
-    process.communicate()
-    assert_gone(process.pid, 5)
+    with started(raw, tmp_path / "data", faults=faults, beam_options=options, num_workers=2) as process:
+        wait_for(decoding, process)
+        assert len(group_of(process.pid)) > 2
+        process.kill()
+        process.wait()
+        assert_gone(process.pid, 5)
 
 
 def test_a_missing_library_is_the_machines_fault(raw, tmp_path):
