@@ -169,7 +169,10 @@ def _run_pipeline(job: Job, chunks: list[listing.Chunk]) -> None:
                 )
     except Exception as error:
         if not os.path.exists(job.staging.outcome_path):
-            raise EnvironmentFault(f"the Beam runner failed: {error}") from error
+            what = str(error).strip().partition("\n")[0]
+            raise EnvironmentFault(
+                f"the Beam runner failed: {what}; the same command goes on where this one stopped\n{error}"
+            ) from error
         logging.warning("the Beam runner complained after the job was done: %s", error)
     if not os.path.exists(job.staging.outcome_path):
         raise InvariantError(

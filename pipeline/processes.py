@@ -4,7 +4,6 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -47,9 +46,10 @@ def ending_at_signals(advice: str, clean_up: Callable[[], None] = lambda: None) 
 
 
 def _end(number: signal.Signals, advice: str, clean_up: Callable[[], None]) -> None:
-    print(f"\nstopped by {number.name}: {advice}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody may be there to read it
+        os.write(2, f"\nstopped by {number.name}: {advice}\n".encode())
     # What other threads say about the end of their processes is of no interest.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for pid in descendants(os.getpid()):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)

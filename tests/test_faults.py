@@ -144,14 +144,18 @@ def change_labels(raw):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def change_faces(raw):
-    """One face more, one less, one with other labels, one with another image."""
+def change_files(raw):
+    """One face with another image and label, one with another label, under the same names."""
+    write_face(raw, "8", picture(1001), exp=7)
+    write_face(raw, "9", picture(9), aro=0.5)
+
+
+def change_listing(raw):
+    """One face more, one less."""
     write_face(raw, "1000", picture(1000), exp=2)
     (raw / "images" / "5.jpg").unlink()
     for path in (raw / "annotations").glob("5_*"):
         path.unlink()
-    write_face(raw, "8", picture(1001), exp=7)
-    write_face(raw, "9", picture(9), aro=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +169,8 @@ def unfinished(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "change", [{"image_size": 24}, {"seed": 7}, {"splits": "train:0.5,test:0.5"}, change_labels, change_faces]
+    "change",
+    [{"image_size": 24}, {"seed": 7}, {"splits": "train:0.5,test:0.5"}, change_labels, change_files, change_listing],
 )
 def test_an_unfinished_run_is_never_mixed_with_other_settings_or_inputs(unfinished, tmp_path, change):
     raw, data = unfinished[0], shutil.copytree(unfinished[1], tmp_path / "data")
