@@ -1,0 +1,483 @@
+"""Batches for training and for evaluation, out of a published dataset.
+
+    train = make_train("DATA/affect_faces/NAME/1.0.0", "train", batch_size=128, image_size=224, augment=AugmentConfig())
+    valid = make_eval("affect_faces/NAME", "validation", data_dir="DATA", batch_size=128, image_size=224)
+
+An element is a dict: image uint8 [B, S, S, 3] in RGB, and the columns of `datasets.labels.parse`: expression,
+expression_probs, valence, arousal, mask (per head), id, and landmarks in pixels of `image` when asked for.
+
+The stream is a function of (seed, epoch, row) alone: no thread count, process or restart changes it. Records are
+shuffled while encoded; `datasets.ordering` says how, and why any place in the stream is found at once. Python runs
+once per window of 1,024 records, to read them; all else is TensorFlow's.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import numbers
+import operator
+import os
+import struct
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow.parquet as pq
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from datasets import augmentation, labels, preprocessing
+from datasets.ordering import WINDOW, Order, example_seeds
+from pipeline import checking, documents, tfrecord
+from pipeline.errors import DataError, UsageError
+from pipeline.records import DATASET, EXPRESSIONS, VERSION
+
+CACHES = ("none", "encoded", "decoded", "auto")
+BALANCES = ("none", "weights", "resample")
+PLACES = ("pipeline", "device")
+MAX_IMAGE_SIZE = 4096
+MAX_BATCH_SIZE = 65_536
+#: `cache="auto"` takes at most this part of the memory that is free.
+CACHE_MEMORY = 0.25
+
+_COLUMNS = ("split", "shard", "position", "offset", "length", "expression", "valence", "arousal", "expression_probs")
+_CRC = struct.Struct("<I")
+_OPEN_FILES = 128
+_DECODED_AT_ONCE = 128
+
+
+def make_train(
+    dataset: str,
+    split: str = "train",
+    *,
+    batch_size: int,
+    image_size: int,
+    augment: augmentation.AugmentConfig | None = None,
+    place: str = "pipeline",
+    seed: int = 0,
+    epochs: int | None = None,
+    start: tuple[int, int] = (0, 0),
+    shuffle: bool = True,
+    balance: str = "none",
+    max_class_weight: float = labels.MAX_CLASS_WEIGHT,
+    drop_remainder: bool = True,
+    cache: str = "none",
+    heads: Sequence[str] = (),
+    landmarks: bool = False,
+    host_index: int = 0,
+    host_count: int = 1,
+    num_threads: int | None = None,
+    deterministic: bool = True,
+    prefetch_to_device: bool = False,
+    data_dir: str | None = None,
+) -> tf.data.Dataset:
+    """The training stream.
+
+    Args:
+      dataset: a dataset directory, or "affect_faces/NAME" in `data_dir`.
+      split: as TFDS writes splits and slices: "train", "train[:80%]", "train+validation".
+      batch_size: examples of a batch, on this host.
+      image_size: side of the images in pixels.
+      augment: what `datasets.augmentation` does to each batch; None is nothing.
+      place: "pipeline" augments here, on the CPU. "device" leaves it to the training step, and so the class weights:
+        elements then have `seeds`, int32 [B, 2], for `augmentation.augment_batch`; `labels.apply_class_weights` comes
+        after it.
+      seed: of the order and of every augmentation.
+      epochs: the stream ends after this many, counted from epoch 0; None is never.
+      start: (epoch, position) to begin at, position in examples of this host's epoch. What comes is exactly the rest
+        of the stream; the time to it does not grow with the position.
+      shuffle: False keeps the published order.
+      balance: "weights" multiplies the expression's mask by the class weight of the target, at most
+        `max_class_weight`; "resample" gives each class an equal part of the epoch.
+      drop_remainder: True leaves out what does not fill the last batch of an epoch, other examples in each. False
+        lets batches run on over the end of an epoch; only the stream's last may be smaller.
+      cache: "encoded" keeps records, as they are first read; "decoded" keeps resized images, made before this returns
+        (image_size² × 3 bytes each); "auto" takes the first of decoded, encoded and none that fits in a quarter of
+        the free memory.
+      heads: those of "expression", "valence", "arousal" that must have a known label in the split.
+      landmarks: whether elements have them.
+      host_index, host_count: each host of a job gets another part of each epoch, all of the same length; at most
+        `host_count` - 1 examples are left out, other ones in each epoch.
+      num_threads: decoding threads; None is one per core.
+      deterministic: False lets examples overtake each other.
+      prefetch_to_device: whether batches are copied to the first accelerator ahead of time. They have no `id` then,
+        because an accelerator holds no text.
+      data_dir: of a TFDS name; None is TFDS's default.
+
+    Raises:
+      UsageError: an argument has a value that nothing accepts.
+      DataError: the dataset is not published, damaged, or holds nothing to learn from.
+    """
+    _check_choice("place", place, PLACES)
+    _check_choice("balance", balance, BALANCES)
+    if balance == "resample" and not shuffle:
+        raise UsageError("balance='resample' chooses and repeats examples: it needs shuffle=True")
+    _check_range("seed", seed, 0, 2**63 - 1)
+    _check_range("batch_size", batch_size, 1, MAX_BATCH_SIZE)
+    if not max_class_weight > 0:
+        raise UsageError(f"max_class_weight is {max_class_weight}; it must be above 0")
+    _check_range("epochs", 1 if epochs is None else epochs, 1, 2**31)
+    selection = _Selection(dataset, split, data_dir)
+    selection.check_labels([*heads, *["expression"] * (balance != "none")])
+    classes = selection.expression if balance == "resample" else None
+    epoch_length = Order(selection.count, classes=classes).epoch_length
+    first, length = _part(epoch_length, host_index, host_count, equal=True)
+    if drop_remainder:
+        if batch_size > length:
+            raise UsageError(
+                f"batch_size is {batch_size}, but an epoch of {split!r} has {length} examples for each of {host_count} "
+                "hosts, so no batch is ever full; take smaller batches or drop_remainder=False"
+            )
+        length -= length % batch_size
+    order = Order(selection.count, seed, shuffle, classes, first, length)
+    _check_start(start, length, epochs, batch_size if drop_remainder else 1)
+
+    steps = []
+    if place == "pipeline" and augment is not None:
+        steps.append(lambda batch: augmentation.augment_batch(batch, augment, batch["seeds"]))
+    if place == "pipeline" and balance == "weights":
+        weights = selection.class_weights(max_class_weight)
+        steps.append(lambda batch: labels.apply_class_weights(batch, weights))
+    steps.append(_without(["seeds"] * (place == "pipeline") + ["id"] * prefetch_to_device))
+    batches = _batches(
+        selection, order, start=start, epochs=epochs, batch_size=batch_size, drop_remainder=drop_remainder,
+        image_size=image_size, landmarks=landmarks, cache=cache, num_threads=num_threads, deterministic=deterministic,
+        steps=steps,
+    )  # fmt: skip
+    if prefetch_to_device:
+        return batches.apply(tf.data.experimental.prefetch_to_device(_first_accelerator()))
+    return batches
+
+
+def make_eval(
+    dataset: str,
+    split: str,
+    *,
+    batch_size: int,
+    image_size: int,
+    cache: str = "none",
+    heads: Sequence[str] = (),
+    landmarks: bool = False,
+    host_index: int = 0,
+    host_count: int = 1,
+    num_threads: int | None = None,
+    data_dir: str | None = None,
+) -> tf.data.Dataset:
+    """Each example of a split once, as it is, in its published order, the last batch as large as it comes.
+
+    Arguments and errors are those of `make_train`; the hosts' parts together are the whole split.
+    """
+    selection = _Selection(dataset, split, data_dir)
+    selection.check_labels(heads)
+    first, length = _part(selection.count, host_index, host_count, equal=False)
+    return _batches(
+        selection, Order(selection.count, shuffle=False, first=first, length=length), start=(0, 0), epochs=1,
+        batch_size=batch_size, drop_remainder=False, image_size=image_size, landmarks=landmarks, cache=cache,
+        num_threads=num_threads, deterministic=True, steps=[_without(["seeds"])],
+    )  # fmt: skip
+
+
+class _Selection:
+    """The records of a split or slice: where each lies, and what is known of it.
+
+    Attributes:
+      count: records.
+      splits: names of the splits that they are of.
+      record_bytes: of all records together.
+      expression: int8 [count], -1 when unknown.
+    """
+
+    def __init__(self, dataset: str, split: str, data_dir: str | None):
+        self.folder = _folder(dataset, data_dir)
+        manifest = checking.read_manifest(self.folder)
+        for name in ("dataset_info.json", "features.json", "records.parquet", "statistics.json"):
+            _check_digest(os.path.join(self.folder, name), manifest["files"].get(name))
+        parts = _parts(self.folder, split)
+        files = {file for file, _, _ in parts}
+        self.splits = sorted({shard["split"] for shard in manifest["shards"] if shard["file"] in files})
+        # Whole splits, because the table knows a shard by its split and number only.
+        shards = sorted(
+            (shard for shard in manifest["shards"] if shard["split"] in self.splits), key=operator.itemgetter("file")
+        )
+        self._paths = [os.path.join(self.folder, shard["file"]) for shard in shards]
+        self._kept: dict[int, bytes] | None = None
+        self._open = functools.lru_cache(_OPEN_FILES)(lambda shard: io.FileIO(self._paths[shard]))
+
+        table = pq.read_table(
+            os.path.join(self.folder, "records.parquet"), columns=list(_COLUMNS), filters=[("split", "in", self.splits)]
+        ).sort_by([(name, "ascending") for name in ("split", "shard", "position")])
+        ends = np.cumsum([shard["records"] for shard in shards])
+        offsets, lengths = table["offset"].to_numpy(), table["length"].to_numpy()
+        for path, shard, end in zip(self._paths, shards, ends):
+            _check_shard(path, shard, *(column[end - shard["records"] : end] for column in (offsets, lengths)))
+        first = {shard["file"]: end - shard["records"] for shard, end in zip(shards, ends)}
+        rows = np.concatenate([first[file] + np.arange(skip, skip + take) for file, skip, take in parts])
+        self.count = len(rows)
+        self._shards = np.searchsorted(ends, rows, "right")
+        self._offsets, self._lengths = offsets[rows], lengths[rows]
+        self.record_bytes = int(self._lengths.sum())
+        self.expression = table["expression"].to_numpy()[rows]
+        shares = table["expression_probs"].combine_chunks().flatten().to_numpy().reshape(-1, len(EXPRESSIONS))
+        self._known = {
+            "expression": shares[rows].any(-1),
+            "valence": np.isfinite(table["valence"].to_numpy()[rows]),
+            "arousal": np.isfinite(table["arousal"].to_numpy()[rows]),
+        }
+
+    def check_labels(self, heads: Sequence[str]) -> None:
+        """Raises DataError unless some label is known, and one for each of `heads`."""
+        for head in heads:
+            _check_choice("heads", head, labels.HEADS)
+        known = [head for head in labels.HEADS if self._known[head].any()]
+        missing = [head for head in dict.fromkeys(heads) if head not in known]
+        if missing or not known:
+            raise DataError(
+                f"{' and '.join(missing) or 'every label'} is unknown in all {self.count} examples of "
+                f"{' + '.join(self.splits)} in {self.folder}; known are {', '.join(known) or 'none'}: "
+                "train those heads, or convert with annotations"
+            )
+
+    def class_weights(self, cap: float) -> np.ndarray:
+        """float32 [8], as `labels.class_weights`, for the whole of the splits that are selected from."""
+        with open(os.path.join(self.folder, "statistics.json"), encoding="utf-8") as file:
+            return labels.class_weights(json.load(file), self.splits, cap=cap)
+
+    def keep_records(self) -> None:
+        """From now on a record that was read stays in memory."""
+        self._kept = {}
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """The records of `rows` [n], an object array of bytes.
+
+        Raises:
+          DataError: a record fails its checksum or the file is cut.
+        """
+        unique, inverse = np.unique(rows, return_inverse=True)
+        if self._kept is None:
+            return np.array(self._read(unique), object)[inverse]
+        missing = [row for row in unique.tolist() if row not in self._kept]
+        self._kept.update(zip(missing, self._read(np.array(missing, np.int64))))
+        return np.array([self._kept[row] for row in unique.tolist()], object)[inverse]
+
+    def _read(self, rows: np.ndarray) -> list[bytes]:
+        """The records of rows that ascend; what lies together is read in one piece."""
+        shards, offsets, lengths = self._shards[rows], self._offsets[rows], self._lengths[rows]
+        ends = offsets + lengths
+        pieces = np.flatnonzero((shards[1:] != shards[:-1]) | (offsets[1:] != ends[:-1])) + 1
+        records = []
+        for first, stop in zip([0, *pieces], [*pieces, len(rows)] if len(rows) else []):
+            start = int(offsets[first])
+            data = os.pread(self._open(int(shards[first])).fileno(), int(ends[stop - 1]) - start, start)
+            for offset, end in zip((offsets[first:stop] - start).tolist(), (ends[first:stop] - start).tolist()):
+                # A frame is length, its checksum, the record, its checksum; the length is known from the table.
+                record = data[offset + 12 : end - 4]
+                if data[end - 4 : end] != _CRC.pack(tfrecord.masked_crc(record)):
+                    raise DataError(
+                        f"{self._paths[shards[first]]}: the record at byte {start + offset} fails its checksum; the "
+                        "dataset is damaged: `python -m pipeline.verify` lists what is, convert it again"
+                    )
+                records.append(record)
+        return records
+
+
+def _batches(
+    selection: _Selection,
+    order: Order,
+    *,
+    start: tuple[int, int],
+    epochs: int | None,
+    batch_size: int,
+    drop_remainder: bool,
+    image_size: int,
+    landmarks: bool,
+    cache: str,
+    num_threads: int | None,
+    deterministic: bool,
+    steps: Sequence[Callable[[dict], dict]],
+) -> tf.data.Dataset:
+    """The part of `order` from `start` on, in batches that went through `steps`."""
+    _check_range("batch_size", batch_size, 1, MAX_BATCH_SIZE)
+    _check_range("image_size", image_size, 1, MAX_IMAGE_SIZE)
+    threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
+    _check_range("num_threads", threads, 1, 2**10)
+    cache = _choose_cache(cache, selection, image_size)
+    if cache == "encoded":
+        selection.keep_records()
+
+    epoch, position = start
+    first = epoch * order.windows + position // WINDOW
+    last = 2**62 if epochs is None else epochs * order.windows
+
+    def window(number: int) -> tuple[np.ndarray, np.ndarray]:
+        epoch, rows, repeats = order.window(int(number), position % WINDOW if number == first else 0)
+        return rows, example_seeds(order.seed, epoch, rows, repeats)
+
+    def draw(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        rows, seeds = tf.numpy_function(window, [number], (tf.int64, tf.int32))
+        return tf.ensure_shape(rows, [None]), tf.ensure_shape(seeds, [None, 2])
+
+    def read(rows: tf.Tensor, seeds: tf.Tensor) -> dict:
+        records = tf.ensure_shape(tf.numpy_function(selection.read, [rows], tf.string), [None])
+        return labels.parse(records, landmarks=landmarks) | {"seeds": seeds}
+
+    def decode(example: dict) -> dict:
+        image = preprocessing.decode(example["image"])
+        resized = tf.ensure_shape(preprocessing.resize(image, image_size), [image_size, image_size, 3])
+        return example | {"image": resized, "stored_size": tf.shape(image)[:2]}
+
+    def finish(batch: dict) -> dict:
+        for step in steps:
+            batch = step(batch)
+        return batch
+
+    dataset = tf.data.Dataset.range(first, last).map(draw)
+    if cache == "decoded":
+        columns = _decoded(selection, image_size, landmarks, threads)
+        take = _taker(columns)
+        dataset = dataset.unbatch().batch(batch_size, drop_remainder).map(take, threads)
+    else:
+        dataset = dataset.map(read)
+        columns = {name: spec for name, spec in dataset.element_spec.items() if name not in ("image", "id")}
+        dataset = dataset.map(labels.pack).prefetch(1).unbatch().map(decode, threads).batch(batch_size, drop_remainder)
+        dataset = dataset.map(lambda batch: labels.unpack(batch, columns, image_size))
+    dataset = dataset.map(finish, threads).prefetch(2)
+
+    options = tf.data.Options()
+    options.deterministic = deterministic
+    # Each host reads its part already.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    options.threading.max_intra_op_parallelism = 1
+    options.threading.private_threadpool_size = threads
+    dataset = dataset.with_options(options)
+    if epochs is None:
+        return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    examples = (epochs - epoch) * order.length - position
+    return dataset.apply(tf.data.experimental.assert_cardinality(-(-examples // batch_size)))
+
+
+def _decoded(selection: _Selection, image_size: int, landmarks: bool, threads: int) -> dict:
+    """All columns of a selection as arrays [count, …], images resized."""
+    order = Order(selection.count, shuffle=False, length=selection.count)
+    batches = _batches(
+        selection, order, start=(0, 0), epochs=1, batch_size=_DECODED_AT_ONCE, drop_remainder=False,
+        image_size=image_size, landmarks=landmarks, cache="none", num_threads=threads, deterministic=True,
+        steps=[_without(["seeds"])],
+    )  # fmt: skip
+    columns = tf.nest.map_structure(
+        lambda spec: np.empty([selection.count, *spec.shape[1:]], spec.dtype.as_numpy_dtype), batches.element_spec
+    )
+    for index, batch in enumerate(batches.as_numpy_iterator()):
+        for column, values in zip(tf.nest.flatten(columns), tf.nest.flatten(batch)):
+            column[index * _DECODED_AT_ONCE :][: len(values)] = values
+    return columns
+
+
+def _taker(columns: dict) -> Callable[[tf.Tensor, tf.Tensor], dict]:
+    """A function from rows and seeds to their batch of `columns`."""
+    flat = tf.nest.flatten(columns)
+    types = [tf.string if column.dtype == object else tf.as_dtype(column.dtype) for column in flat]
+
+    def take(rows: tf.Tensor, seeds: tf.Tensor) -> dict:
+        values = tf.numpy_function(lambda rows: [column[rows] for column in flat], [rows], types)
+        shaped = [tf.ensure_shape(value, [rows.shape[0], *column.shape[1:]]) for value, column in zip(values, flat)]
+        return tf.nest.pack_sequence_as(columns, shaped) | {"seeds": seeds}
+
+    return take
+
+
+def _without(names: Sequence[str]) -> Callable[[dict], dict]:
+    return lambda batch: {name: column for name, column in batch.items() if name not in names}
+
+
+def _folder(dataset: str, data_dir: str | None) -> str:
+    name, _, config = os.fspath(dataset).partition("/")
+    if name != DATASET or (data_dir is None and os.path.isdir(dataset)):
+        return os.fspath(dataset)
+    return os.path.join(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR), DATASET, config, VERSION)
+
+
+def _parts(folder: str, split: str) -> list[tuple[str, int, int]]:
+    """A split or slice as (shard file, records to skip, records to take)."""
+    splits = tfds.builder_from_directory(folder).info.splits
+    try:
+        instructions = splits[split].file_instructions
+    except (ValueError, AssertionError) as error:
+        raise UsageError(
+            f"split {split!r} cannot be read: {str(error).splitlines()[0]} {folder} has {', '.join(splits)}; slices "
+            "are written 'train[:80%]', sums 'train+validation'"
+        ) from None
+    parts = [(os.path.basename(part.filename), part.skip, part.take) for part in instructions]
+    if not parts:
+        raise UsageError(f"split {split!r} of {folder} holds no example; take a larger slice")
+    return parts
+
+
+def _part(count: int, host_index: int, host_count: int, *, equal: bool) -> tuple[int, int]:
+    """The first example and the number of examples of a host."""
+    _check_range("host_count", host_count, 1, count)
+    _check_range("host_index", host_index, 0, host_count - 1)
+    first, stop = (index * count // host_count for index in (host_index, host_index + 1))
+    return first, count // host_count if equal else stop - first
+
+
+def _check_start(start: tuple[int, int], length: int, epochs: int | None, multiple: int) -> None:
+    epoch, position = start
+    _check_range("start's epoch", epoch, 0, 2**31 if epochs is None else epochs - 1)
+    _check_range("start's position", position, 0, length - 1)
+    if position % multiple:
+        raise UsageError(
+            f"start's position is {position}; with drop_remainder it must be a multiple of the batch size {multiple}"
+        )
+
+
+def _check_digest(path: str, digest: str | None) -> None:
+    if hashlib.sha256(documents.read_file(path)).hexdigest() != digest:
+        raise documents.damaged(path, "", "its sha256 is not the manifest's")
+
+
+def _check_shard(path: str, shard: dict, offsets: np.ndarray, lengths: np.ndarray) -> None:
+    """Is the file as long as published, and does the table account for every byte of it?"""
+    size = os.path.getsize(path) if os.path.exists(path) else 0
+    if size != shard["bytes"]:
+        raise documents.damaged(path, "", f"it has {size} bytes, {shard['bytes']} were published")
+    ends = np.concatenate([[0], offsets + lengths])
+    if len(offsets) != shard["records"] or (offsets != ends[:-1]).any() or ends[-1] != shard["bytes"]:
+        raise documents.damaged(path, "", "it has other records than records.parquet lists")
+
+
+def _choose_cache(cache: str, selection: _Selection, image_size: int) -> str:
+    _check_choice("cache", cache, CACHES)
+    if cache != "auto":
+        return cache
+    limit = CACHE_MEMORY * _free_memory()
+    if selection.count * image_size**2 * 3 <= limit:
+        return "decoded"
+    return "encoded" if selection.record_bytes <= limit else "none"
+
+
+def _free_memory() -> int:
+    """Bytes that this process may still take: the machine's, or its control group's if that is less."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+    try:
+        with open("/sys/fs/cgroup/memory.max") as most, open("/sys/fs/cgroup/memory.current") as current:
+            return min(free, int(most.read()) - int(current.read()))
+    except (OSError, ValueError):  # no control group, or one that says "max"
+        return free
+
+
+def _first_accelerator() -> str:
+    for kind in ("TPU", "GPU"):
+        for device in tf.config.list_logical_devices(kind):
+            return device.name
+    raise UsageError("prefetch_to_device: TensorFlow sees no accelerator; leave it False")
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+
+
+def _check_range(name: str, value: int, low: int, high: int) -> None:
+    if not isinstance(value, numbers.Integral) or not low <= value <= high:
+        raise UsageError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")

@@ -1,0 +1,334 @@
+"""What reaches the network: the stream's contents, its order, its restart, and what a bad argument or dataset gets."""
+
+import hashlib
+import inspect
+import json
+import math
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from faces import convert, dataset_of, picture, write_face
+
+from datasets import augmentation, labels
+from datasets.input_pipeline import make_eval, make_train
+from datasets.ordering import WINDOW, Order
+from pipeline.errors import DataError, UsageError
+from pipeline.records import EXPRESSIONS
+
+SIZE = 32
+BATCH = 16
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> pathlib.Path:
+    """1,100 records in three shards of one split: two windows. Of seven, one has no expression, one no valence and
+    arousal; of three, one has no landmarks.
+    Some are large, so that the small ones after them are decoded first."""
+    root = tmp_path_factory.mktemp("many")
+    for i in range(1100):
+        code = 8 if i % 7 == 0 else min(7, int(math.log2(1 + i % 200)))
+        va = {"val": -2, "aro": -2} if i % 7 == 1 else {"val": i / 1100, "aro": -i / 1100}
+        points = {"lnd": np.linspace(1, 30, 136)} if i % 3 else {}
+        write_face(root / "raw", str(i), picture(i % 50, 160 if i % 25 == 0 else 32), exp=code, **va, **points)
+    convert(root / "raw", root / "data", splits="train:1", num_shards=3, on_leak="allow")
+    return dataset_of(root / "data")
+
+
+def rows_of(dataset: pathlib.Path) -> dict[str, dict]:
+    return {row["id"]: row for row in pq.read_table(dataset / "records.parquet").to_pylist()}
+
+
+def train(dataset, split="train", **given) -> tf.data.Dataset:
+    return make_train(str(dataset), split, **{"batch_size": BATCH, "image_size": SIZE, "epochs": 1} | given)
+
+
+def evaluate(dataset, split="train", **given) -> tf.data.Dataset:
+    return make_eval(str(dataset), split, **{"batch_size": BATCH, "image_size": SIZE} | given)
+
+
+def ids(dataset: tf.data.Dataset) -> list[str]:
+    return [id.decode() for batch in dataset.as_numpy_iterator() for id in batch["id"]]
+
+
+def digest(dataset: tf.data.Dataset) -> str:
+    """Of every byte of every batch."""
+    digest = hashlib.sha256()
+    for batch in dataset.as_numpy_iterator():
+        for column in tf.nest.flatten(batch):
+            digest.update(column.astype(bytes).tobytes() if column.dtype == object else column.tobytes())
+    return digest.hexdigest()
+
+
+def test_elements(many):
+    rows, seen = rows_of(many), []
+    for batch in evaluate(many, landmarks=True).as_numpy_iterator():
+        size = len(batch["id"])
+        assert batch["image"].shape == (size, SIZE, SIZE, 3) and batch["image"].dtype == np.uint8
+        assert {name: batch[name].dtype for name in ("expression", "valence")} == {
+            "expression": np.int32,
+            "valence": np.float32,
+        }
+        assert all(np.isfinite(column).all() for column in tf.nest.flatten(batch) if column.dtype.kind == "f")
+        for i, id in enumerate(batch["id"]):
+            row = rows[id.decode()]
+            seen.append((row["shard"], row["position"]))
+            known = row["expression"] >= 0
+            assert batch["mask"]["expression"][i] == known
+            assert batch["expression"][i] == max(0, row["expression"])
+            np.testing.assert_array_equal(batch["expression_probs"][i], row["expression_probs"])
+            for name in ("valence", "arousal"):
+                assert batch["mask"][name][i] == (not math.isnan(row[name]))
+                assert batch[name][i] == (0 if math.isnan(row[name]) else np.float32(row[name]))
+            assert batch["has_landmarks"][i] == row["has_landmarks"]
+    assert seen == sorted(seen) and len(seen) == 1100
+
+
+def test_votes_without_a_label(tmp_path):
+    """Votes teach the expression head also where nobody made a label of them: the commonest is `expression`."""
+    features = {
+        "image": b"", "id": b"a", "expression": -1, "expression_probs": [0, 0, 0.5, 0.25, 0.25, 0, 0, 0],
+        "valence": math.nan, "arousal": math.nan,
+    }  # fmt: skip
+    columns = labels.parse(tf.constant([_example(features)]))
+    assert columns["expression"].numpy() == [2] and columns["mask"]["expression"].numpy() == [1]
+
+
+def _example(features: dict) -> bytes:
+    def feature(value) -> tf.train.Feature:
+        if isinstance(value, bytes):
+            return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        if isinstance(value, int):
+            return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        return tf.train.Feature(float_list=tf.train.FloatList(value=np.atleast_1d(value)))
+
+    named = {name: feature(value) for name, value in features.items()}
+    return tf.train.Example(features=tf.train.Features(feature=named)).SerializeToString()
+
+
+def test_eval_is_what_tfds_reads_and_takes_no_augmentation(sample_dataset):
+    theirs = tfds.builder_from_directory(str(sample_dataset)).as_dataset("test+train[5:30]")
+    ours = evaluate(sample_dataset, "test+train[5:30]", image_size=64, batch_size=10)
+    assert ids(ours) == [id.decode() for id in (row["id"] for row in theirs.as_numpy_iterator())]
+    assert [len(batch["id"]) for batch in ours][-1] == (12 + 25) % 10 and len(ours) == 4
+    assert not {"augment", "seed", "shuffle"} & set(inspect.signature(make_eval).parameters)
+
+
+def test_an_epoch_holds_each_example_once_in_an_order_of_its_own(many):
+    stream = ids(train(many, epochs=2, drop_remainder=False))
+    epochs = [stream[:1100], stream[1100:]]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(rows_of(many))
+    assert epochs[0] != epochs[1] and epochs[0] != ids(train(many, seed=1, drop_remainder=False))
+    published = ids(evaluate(many))
+    assert ids(train(many, shuffle=False, drop_remainder=False)) == published
+    assert stream[:WINDOW] == [published[row] for row in Order(1100).window(0)[1]]
+
+
+def test_the_stream_does_not_depend_on_threads_or_cache(many):
+    """All randomness of an example derives from its seeds, which are there for the device."""
+    given = {"place": "device", "landmarks": True}
+    expected = digest(train(many, **given))
+    assert digest(train(many, num_threads=1, **given)) == expected
+    assert digest(train(many, num_threads=7, cache="encoded", **given)) == expected
+    assert digest(train(many, cache="decoded", **given)) == expected
+    assert digest(train(many, seed=1, **given)) != expected
+
+
+@pytest.mark.slow
+def test_the_stream_does_not_depend_on_the_process(many):
+    script = (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        "import test_input_pipeline as t\n"
+        f"print(t.digest(t.train({str(many)!r}, augment=t.augmentation.AugmentConfig())))"
+    )
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert done.stdout.split()[-1] == digest(train(many, augment=augmentation.AugmentConfig())), done.stderr
+
+
+@pytest.mark.parametrize("balance", ["none", "resample"])
+def test_start_gives_exactly_the_rest(many, balance):
+    given = {"epochs": 3, "balance": balance, "place": "device"}
+    whole = [(batch["id"].tolist(), batch["seeds"].tolist()) for batch in train(many, **given).as_numpy_iterator()]
+    per_epoch = len(whole) // 3
+    for epoch, batches in ((0, 3), (1, 0), (1, 65), (2, per_epoch - 1)):
+        rest = train(many, start=(epoch, batches * BATCH), **given)
+        assert [(batch["id"].tolist(), batch["seeds"].tolist()) for batch in rest.as_numpy_iterator()] == (
+            whole[epoch * per_epoch + batches :]
+        )
+
+
+def test_start_anywhere_when_batches_run_on(many):
+    stream = ids(train(many, epochs=2, drop_remainder=False))
+    assert ids(train(many, epochs=2, drop_remainder=False, start=(1, 1033))) == stream[1100 + 1033 :]
+
+
+def test_batches_and_their_number(sample_dataset):
+    dropped = train(sample_dataset, epochs=3, batch_size=40)
+    assert len(dropped) == 6 and dropped.element_spec["image"].shape == (40, SIZE, SIZE, 3)
+    stream = ids(dropped)
+    assert len(stream) == 240 and len(set(stream[:80])) == 80
+    run_on = [len(batch["id"]) for batch in train(sample_dataset, epochs=3, batch_size=40, drop_remainder=False)]
+    assert run_on == [40] * 7 + [8]
+    endless = train(sample_dataset, epochs=None, batch_size=40)
+    assert endless.cardinality() == tf.data.INFINITE_CARDINALITY
+    assert ids(endless.take(6)) == stream
+
+
+def test_hosts_share_an_epoch(many):
+    hosts = [ids(train(many, host_index=i, host_count=3, drop_remainder=False)) for i in range(3)]
+    # Two examples are left for another epoch.
+    assert [len(host) for host in hosts] == [366] * 3
+    assert len(set().union(*hosts)) == 1098
+    parts = [ids(evaluate(many, host_index=i, host_count=3)) for i in range(3)]
+    assert [id for part in parts for id in part] == ids(evaluate(many))
+
+
+def test_augmentation_in_the_pipeline_and_on_the_device_agree(sample_dataset):
+    off = dict.fromkeys(("rotation", "zoom", "translation", "brightness", "contrast"), 0.0)
+    config = augmentation.AugmentConfig(flip=False, cutout=0.5, **off)
+    here = train(sample_dataset, augment=config).as_numpy_iterator()
+    for batch, expected in zip(train(sample_dataset, augment=config, place="device"), here):
+        assert "seeds" not in expected
+        augmented = augmentation.augment_batch(batch, config, batch["seeds"])
+        np.testing.assert_array_equal(augmented["image"], expected["image"])
+        assert (augmented["image"] != batch["image"]).numpy().any()
+
+
+def test_weights_are_those_of_the_statistics_up_to_the_cap(many):
+    given = json.loads((many / "statistics.json").read_text())["splits"]["train"]["class_weights"]
+    rows = rows_of(many)
+    assert max(filter(None, given.values())) > 3
+    for batch in train(many, balance="weights", max_class_weight=3.0).take(20).as_numpy_iterator():
+        for i, id in enumerate(batch["id"]):
+            expression = rows[id.decode()]["expression"]
+            weight = min(3.0, given[EXPRESSIONS[expression]]) if expression >= 0 else 0.0
+            assert batch["mask"]["expression"][i] == pytest.approx(weight)
+            assert batch["mask"]["valence"][i] in (0, 1)
+
+
+def test_the_weight_of_a_mixed_target_is_the_mean_of_its_classes():
+    batch = {
+        "expression_probs": tf.constant([[0.5, 0, 0, 0, 0, 0, 0, 0.5]]),
+        "mask": {"expression": tf.constant([1.0])},
+    }
+    weights = np.array([0.5, 1, 1, 1, 1, 1, 1, 9], np.float32)
+    assert labels.apply_class_weights(batch, weights)["mask"]["expression"].numpy() == [4.75]
+
+
+def test_resampling_balances_the_classes(many):
+    rows = rows_of(many)
+    counts = np.bincount([rows[id]["expression"] + 1 for id in ids(train(many, balance="resample", batch_size=1))])
+    assert counts[0] == 158 and len(set(counts[1:])) == 1
+
+
+def test_landmarks_are_of_the_resized_image(many):
+    """The centre of the corner pixel (0, 0) of a stored image of 32 pixels is at 0.5 of 64."""
+    rows = rows_of(many)
+    batch = next(evaluate(many, image_size=64, landmarks=True).as_numpy_iterator())
+    stored = np.linspace(1, 30, 136).reshape(68, 2)
+    for id, points in zip(batch["id"], batch["landmarks"]):
+        row = rows[id.decode()]
+        expected = (stored + 0.5) * 64 / row["width"] - 0.5 if row["has_landmarks"] else 0 * stored
+        np.testing.assert_allclose(points, expected, atol=1e-4)
+
+
+def test_a_name_and_a_directory_are_the_same_dataset(sample_dataset):
+    data_dir = str(sample_dataset.parents[2])
+    named = make_eval("affect_faces/sample", "test", data_dir=data_dir, batch_size=5, image_size=SIZE)
+    assert ids(named) == ids(evaluate(sample_dataset, "test"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"split": "dev"}, "train, validation, test"),
+        ({"split": "train["}, "slices are written"),
+        ({"split": "train[3:3]"}, "no example"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 97}, "no batch is ever full"),
+        ({"batch_size": 30, "host_count": 4}, "24 examples"),
+        ({"host_index": 2, "host_count": 2}, "host_index is 2"),
+        ({"start": (1, 0)}, "epoch is 1"),
+        ({"start": (0, 96)}, "position is 96"),
+        ({"start": (0, 5)}, "multiple of the batch size 16"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"cache": "disk"}, "none, encoded, decoded, auto"),
+        ({"place": "gpu"}, "pipeline, device"),
+        ({"balance": "equal"}, "none, weights, resample"),
+        ({"balance": "resample", "shuffle": False}, "shuffle=True"),
+        ({"heads": ["smile"]}, "expression, valence, arousal"),
+        ({"balance": "weights", "max_class_weight": 0}, "max_class_weight is 0"),
+        ({"num_threads": 0}, "num_threads is 0"),
+        ({"prefetch_to_device": True}, "sees no accelerator"),
+    ],
+)
+def test_bad_arguments_are_said_at_once(sample_dataset, given, said):
+    with pytest.raises(UsageError, match=said.replace("(", r"\(")):
+        train(sample_dataset, **given)
+
+
+@pytest.fixture
+def copy(sample_dataset, tmp_path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(sample_dataset, tmp_path / "1.0.0"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "no manifest", "cut", "no shard", "table", "statistics"])
+def test_a_damaged_dataset_is_said_at_once(copy, damage):
+    shard = sorted(copy.glob("*-train.tfrecord-*"))[1]
+    if damage == "missing":
+        shutil.rmtree(copy)
+    elif damage == "no manifest":
+        (copy / "manifest.json").unlink()
+    elif damage == "cut":
+        os.truncate(shard, shard.stat().st_size - 1)
+    elif damage == "no shard":
+        shard.unlink()
+    else:
+        path = copy / {"table": "records.parquet", "statistics": "statistics.json"}[damage]
+        path.write_bytes(path.read_bytes() + b" ")
+    named = {"missing": "1.0.0", "no manifest": "manifest.json", "cut": shard.name, "no shard": shard.name}
+    with pytest.raises(DataError, match=named.get(damage, "its sha256 is not the manifest's")):
+        train(copy)
+
+
+def test_a_changed_byte_is_found_when_it_is_read(copy):
+    shard = sorted(copy.glob("*-train.tfrecord-*"))[1]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(tf.errors.OpError, match=f"{shard.name}: the record at byte .* fails its checksum"):
+        ids(train(copy))
+
+
+def test_a_head_without_any_label_is_said_at_once(tmp_path):
+    for i in range(20):
+        write_face(tmp_path / "raw", str(i), picture(i), exp=8, val=0.1, aro=0.2)
+    convert(tmp_path / "raw", tmp_path / "data", splits="train:1")
+    dataset = dataset_of(tmp_path / "data")
+    assert len(ids(train(dataset, heads=["valence", "arousal"], batch_size=20))) == 20
+    for given in ({"heads": ["expression"]}, {"balance": "weights"}, {"balance": "resample"}):
+        with pytest.raises(DataError, match="expression is unknown in all 20 examples of train"):
+            train(dataset, **given)
+
+
+def test_auto_caches_what_fits(sample_dataset, monkeypatch):
+    from datasets import input_pipeline
+
+    chosen = []
+    selection = input_pipeline._Selection(str(sample_dataset), "train", None)
+    for free in (2**40, 4 * selection.record_bytes, 1000):
+        monkeypatch.setattr(input_pipeline, "_free_memory", lambda free=free: free)
+        chosen.append(input_pipeline._choose_cache("auto", selection, 224))
+    assert chosen == ["decoded", "encoded", "none"]
+    monkeypatch.undo()
+    assert 2**20 < input_pipeline._free_memory() < 2**50
