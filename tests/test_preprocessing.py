@@ -88,6 +88,9 @@ def test_same_everywhere(face):
 
 def test_the_same_size_keeps_the_pixels(face):
     np.testing.assert_array_equal(preprocessing.resize(face, 96), face)
+    unknown = tf.function(lambda image: preprocessing.resize(image, 96))
+    served = unknown.get_concrete_function(tf.TensorSpec([None, None, 3], tf.uint8))(tf.constant(face))
+    np.testing.assert_array_equal(served, face)
     floats = np.float32([[[-3, 254.5, 300]]])
     np.testing.assert_array_equal(preprocessing.resize(floats, 1), [[[0, 254, 255]]])
 
