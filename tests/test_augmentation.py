@@ -312,6 +312,20 @@ def test_mixed_labels_follow_the_rule():
     assert mixed["expression_probs"][2].numpy().sum() == 0 and mixed["mask"]["expression"][2] == 0
 
 
+def test_class_weights_weigh_the_targets():
+    """With "weights" beside or instead of "mask", they are what the rule calls masks; both are mixed."""
+    given = labelled(np.zeros((2, 8, 8, 3), np.uint8))
+    given["weights"] = {head: tf.constant([3.0, 1.0]) for head in given["mask"]}
+    order, shares = tf.constant([1, 0]), tf.constant([0.5, 0.5])
+    mixed = mixing.mix_labels(given, order, shares)
+    expected = (3 * given["valence"][0] + given["valence"][1]) / 4
+    np.testing.assert_allclose(mixed["valence"], [expected, expected], rtol=1e-6)
+    np.testing.assert_allclose(mixed["weights"]["arousal"], [2, 2])
+    np.testing.assert_allclose(mixed["mask"]["arousal"], [1, 1])
+    del given["mask"]
+    np.testing.assert_allclose(mixing.mix_labels(given, order, shares)["valence"], mixed["valence"])
+
+
 @pytest.mark.parametrize("kind", ["mixup", "cutmix", "both"])
 def test_mixing_pixels_and_shares(seeds, kind):
     """Flat faces of value 10 * i: a mixed pixel says who was mixed, and the masks of one-hot labels say how much."""

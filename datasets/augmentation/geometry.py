@@ -100,8 +100,8 @@ def warp(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
       matrices: float32 [B, 3, 3].
 
     Returns:
-      uint32 [B, H, W], pixels as `colour.to_uint8` reads them: 10 bits a channel, in quarters of a grey level, within
-      0.16 of the exact value.
+      uint32 [B, H, W], pixels as `colour.brightness_contrast` reads them: 10 bits a channel, in quarters of a grey
+      level, within 0.16 of the exact value.
     """
     height, width = images.shape[1:3]
     if not (2 <= height <= LARGEST_SIDE and 2 <= width <= LARGEST_SIDE):
