@@ -150,7 +150,8 @@ def test_the_stream_does_not_depend_on_the_process(many):
     )
     root = pathlib.Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
-    assert done.stdout.split()[-1] == digest(train(many, augment=augmentation.AugmentConfig())), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == digest(train(many, augment=augmentation.AugmentConfig()))
 
 
 @pytest.mark.parametrize("balance", ["none", "resample"])
