@@ -72,19 +72,39 @@ def _chosen(drawn: dict[str, tf.Tensor], name: str) -> tf.Tensor:
     return drawn["transform"] == TRANSFORMS.index(name)
 
 
-@tf.function(jit_compile=True)
 def _recolour(images: tf.Tensor, drawn: dict[str, tf.Tensor]) -> tf.Tensor:
-    """The colour transforms, uint8 [B, H, W, 3]."""
-    size = tf.shape(images)
-    channel = tf.reshape(tf.range(size[0] * 3), [-1, 1, 1, 3]) * 256 + tf.cast(images, tf.int32)
-    histogram = tf.math.unsorted_segment_sum(tf.ones_like(channel), channel, size[0] * 3 * 256)
-    tables = _tables(tf.reshape(histogram, [-1, 3, 256]), drawn)
-    values = tf.gather(tf.reshape(tables, [-1]), channel)
+    """The colour transforms, uint8 [B, H, W, 3]; compiled in steps, for the reason that `geometry` gives."""
+    degeneration = tf.where(_chosen(drawn, "color"), drawn["degeneration"], 0.0)
+    return _degenerate(_look_up(images, _tables(_histogram(images), drawn)), degeneration)
+
+
+def _channel_values(images: tf.Tensor) -> tf.Tensor:
+    """Value v of channel c of image i as (3 * i + c) * 256 + v, int32 [B, H, W, 3]."""
+    return tf.reshape(tf.range(tf.shape(images)[0] * 3), [-1, 1, 1, 3]) * 256 + tf.cast(images, tf.int32)
+
+
+@tf.function(jit_compile=True)
+def _histogram(images: tf.Tensor) -> tf.Tensor:
+    """How often each channel has each value, int32 [B, 3, 256]."""
+    places = _channel_values(images)
+    counts = tf.math.unsorted_segment_sum(tf.ones_like(places), places, tf.shape(images)[0] * 3 * 256)
+    return tf.reshape(counts, [-1, 3, 256])
+
+
+@tf.function(jit_compile=True)
+def _look_up(images: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
+    """What each value becomes, float32 [B, H, W, 3]."""
+    return tf.gather(tf.reshape(tables, [-1]), _channel_values(images))
+
+
+@tf.function(jit_compile=True)
+def _degenerate(values: tf.Tensor, degeneration: tf.Tensor) -> tf.Tensor:
+    """Moves float32 values towards their grey by the fraction `degeneration` [B]; rounds to uint8."""
     grey = tf.reduce_sum(values * [0.2989, 0.587, 0.114], axis=-1, keepdims=True)
-    degeneration = tf.where(_chosen(drawn, "color"), drawn["degeneration"], 0.0)[:, None, None, None]
-    return _rounded(values + degeneration * (grey - values))
+    return tf.cast(tf.round(values + degeneration[:, None, None, None] * (grey - values)), tf.uint8)
 
 
+@tf.function(jit_compile=True)
 def _tables(histogram: tf.Tensor, drawn: dict[str, tf.Tensor]) -> tf.Tensor:
     """What becomes of each value of each channel, float32 [B, 3, 256], from int32 counts of the same shape."""
     value = tf.range(256, dtype=tf.float32)
@@ -121,7 +141,3 @@ def _equalised(histogram: tf.Tensor) -> tf.Tensor:
     below = tf.cumsum(histogram, axis=-1, exclusive=True)
     table = tf.where(tf.range(256) == 0, 0, (below + divisor // 2) // divisor)
     return tf.cast(tf.where(step == 0, tf.range(256), tf.clip_by_value(table, 0, 255)), tf.float32)
-
-
-def _rounded(values: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.round(values), tf.uint8)
