@@ -219,9 +219,10 @@ def _one_round(
 
 
 def _moments(chance: random.Random, to_work: float, at_work: float) -> Iterator[Moment]:
+    """Within the time that an undisturbed run takes; half of its work, since a run that goes on has less to do."""
     while True:
         starting = chance.random() < _WHILE_STARTING
-        yield Moment(chance.uniform(0, to_work if starting else at_work), at_work=not starting)
+        yield Moment(chance.uniform(0, to_work if starting else at_work / 2), at_work=not starting)
 
 
 def _identities(paths: dict[str, pathlib.Path]) -> dict[str, tuple[int, int]]:

@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from unittest import mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -63,9 +64,10 @@ def settings_for(raw: pathlib.Path, data_dir: pathlib.Path, **changes) -> Settin
     return Settings(**given | changes)
 
 
-def convert(raw: pathlib.Path, data_dir: pathlib.Path, **changes) -> conversion.Result:
-    """Converts in this process."""
-    return conversion.convert(settings_for(raw, data_dir, **changes))
+def convert(raw: pathlib.Path, data_dir: pathlib.Path, *, faults: Sequence[dict] = (), **changes) -> conversion.Result:
+    """Converts in this process, with faults in the decoding processes alone."""
+    with mock.patch.dict(os.environ, environment(faults) if faults else {}):
+        return conversion.convert(settings_for(raw, data_dir, **changes))
 
 
 def plan(raw: pathlib.Path, **changes) -> dict:

@@ -61,8 +61,7 @@ def test_a_decoder_that_crashes_or_hangs_costs_its_image_only(tmp_path):
     write_face(raw, "bomb", picture(901, CRASHES), exp=1)
     write_face(raw, "loop", picture(902, HANGS), exp=1)
     faults = [{"at": f"decode:{CRASHES}", "do": "abort"}, {"at": f"decode:{HANGS}", "do": "hang"}]
-    done = run(raw, tmp_path / "data", faults=faults, decode_timeout=1.5, max_bad_fraction=0.1)
-    assert done.returncode == 0, done.stderr
+    convert(raw, tmp_path / "data", faults=faults, decode_timeout=1.5, max_bad_fraction=0.1)
     rows = rows_of(tmp_path / "data")
     bad = {id: row["reason"] for id, row in rows.items() if row["status"] != "written"}
     assert bad == {"bomb": "decoder_crash", "loop": "timeout"}
@@ -71,17 +70,14 @@ def test_a_decoder_that_crashes_or_hangs_costs_its_image_only(tmp_path):
 
 def test_a_decoder_that_crashes_once_costs_nothing(marked, marked_files, tmp_path):
     faults = [{"at": f"decode:{ODD}", "do": "abort", "once": str(tmp_path / "once")}]
-    done = run(marked, tmp_path / "data", faults=faults)
-    assert done.returncode == 0, done.stderr
+    convert(marked, tmp_path / "data", faults=faults)
     assert (tmp_path / "once").exists()
     assert published(tmp_path / "data") == marked_files
 
 
 def test_a_timeout_is_looked_at_again_by_the_next_run(marked, marked_files, tmp_path):
-    faults = [{"at": f"decode:{ODD}", "do": "hang"}]
-    done = run(marked, tmp_path, faults=faults, decode_timeout=1.5)
-    assert done.returncode == 3
-    assert error_of(done).startswith("1 of 25 inputs are rejected, above --max_bad_fraction=0.01; nothing is published")
+    with pytest.raises(DataError, match=r"^1 of 25 inputs are rejected, above --max_bad_fraction=0\.01; nothing is"):
+        convert(marked, tmp_path, faults=[{"at": f"decode:{ODD}", "do": "hang"}], decode_timeout=1.5)
     convert(marked, tmp_path)
     assert published(tmp_path) == marked_files
 
@@ -91,8 +87,7 @@ def test_a_worker_killed_from_outside_changes_nothing(marked, marked_files, tmp_
         {"at": f"decode:{ODD}", "do": "kill", "once": str(tmp_path / "verifying")},
         {"at": "made:-00000-of-00001", "do": "kill", "once": str(tmp_path / "writing")},
     ]
-    done = run(marked, tmp_path / "data", faults=faults)
-    assert done.returncode == 0, done.stderr
+    convert(marked, tmp_path / "data", faults=faults)
     assert (tmp_path / "verifying").exists() and (tmp_path / "writing").exists()
     assert published(tmp_path / "data") == marked_files
 
