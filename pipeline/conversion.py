@@ -1,6 +1,6 @@
 """The conversion as a library: `convert(settings)`.
 
-    scan (here) ─▶ VerifyChunks ─▶ PlanShards ─▶ WriteShards ─▶ WriteMetadata ─▶ publish (here)
+    scan (here) ─▶ RunTasks: verify ─▶ PlanShards ─▶ RunTasks: write ─▶ WriteMetadata ─▶ publish (here)
 
 The driver lists the input, holds the lock, and renames the result into place; what lies between is one
 Beam pipeline. A rerun after a kill finds the done-records in the staging directory and repeats none.
@@ -155,7 +155,7 @@ def _run_pipeline(job: Job, chunks: list[listing.Chunk]) -> None:
             tasks = (
                 pipeline
                 | "Chunks" >> beam.Create([{"kind": "verify", "chunk": vars(chunk)} for chunk in chunks])
-                | transforms.VerifyChunks(job, pool_size)
+                | "Verify" >> transforms.RunTasks(job, pool_size)
                 | transforms.PlanShards(job, chunks)
             )
             if job.settings.dry_run:
@@ -163,7 +163,7 @@ def _run_pipeline(job: Job, chunks: list[listing.Chunk]) -> None:
             else:
                 (
                     tasks
-                    | transforms.WriteShards(job, pool_size)
+                    | "Write" >> transforms.RunTasks(job, pool_size)
                     | transforms.WriteMetadata(job)
                     | transforms.SayOutcome(job)
                 )

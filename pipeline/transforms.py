@@ -19,15 +19,15 @@ from pipeline.tasks import Job
 from pipeline.worker import fault
 
 
-class VerifyChunks(beam.PTransform):
-    """Chunks of the listing in; {} or a fault for each out, and the verified rows in the staging directory."""
+class RunTasks(beam.PTransform):
+    """Verify or write tasks in; {} or a fault for each out, and verified rows or shards in the staging directory."""
 
     def __init__(self, job: Job, pool_size: int):
         super().__init__()
         self._job, self._pool_size = job, pool_size
 
-    def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        return chunks | "Spread" >> beam.Reshuffle() | "Run" >> beam.ParDo(_RunTasks(self._job, self._pool_size))
+    def expand(self, tasks: beam.PCollection) -> beam.PCollection:
+        return tasks | "Spread" >> beam.Reshuffle() | "Run" >> beam.ParDo(_RunTasks(self._job, self._pool_size))
 
 
 class PlanShards(beam.PTransform):
@@ -39,17 +39,6 @@ class PlanShards(beam.PTransform):
 
     def expand(self, answers: beam.PCollection) -> beam.PCollection:
         return answers | _Together() | "Plan" >> beam.FlatMap(_once, plan_stage.make_plan, self._job, self._chunks)
-
-
-class WriteShards(beam.PTransform):
-    """Write tasks in; {} or a fault for each out, and the shards in the staging directory."""
-
-    def __init__(self, job: Job, pool_size: int):
-        super().__init__()
-        self._job, self._pool_size = job, pool_size
-
-    def expand(self, tasks: beam.PCollection) -> beam.PCollection:
-        return tasks | "Spread" >> beam.Reshuffle() | "Run" >> beam.ParDo(_RunTasks(self._job, self._pool_size))
 
 
 class WriteMetadata(beam.PTransform):
