@@ -1,11 +1,14 @@
 """The job on good and bad faces: every input is accounted for, and every flag does what it says."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import shutil
 import tempfile
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -287,13 +290,34 @@ def test_equal_bytes_in_two_declared_splits(raw_splits, tmp_path):
     assert allowed["leaks"] == found | {"policy": "allow", "dropped": 0}
 
 
+@contextlib.contextmanager
+def always_there(path):
+    """Looks all the time whether the file is missing."""
+    missing, stop = [], threading.Event()
+
+    def watch():
+        while not stop.is_set():
+            if not path.exists():
+                missing.append(time.monotonic())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert not missing
+
+
 def test_an_existing_dataset_is_replaced_only_when_asked(raw, tmp_path):
     convert(raw, tmp_path)
     first = published(tmp_path)
     with pytest.raises(OutputBusyError, match="exists; --overwrite replaces it, another --name keeps both"):
         convert(raw, tmp_path, seed=1)
     assert published(tmp_path) == first
-    convert(raw, tmp_path, seed=1, overwrite=True)
+    with always_there(dataset_of(tmp_path) / "manifest.json"):
+        convert(raw, tmp_path, seed=1, overwrite=True)
     assert published(tmp_path) != first
     convert(raw, tmp_path, overwrite=True)
     assert published(tmp_path) == first

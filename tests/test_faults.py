@@ -7,6 +7,7 @@ import pathlib
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import time
 import unicodedata
@@ -236,13 +237,18 @@ def test_hostile_names_work_or_are_rejected_and_their_neighbours_are_unaffected(
         (raw / "images" / f"{name}.jpg").symlink_to(target)
     write_face(raw, "pipe", None, exp=1)
     os.mkfifo(raw / "images" / "pipe.jpg")
+    special = {"pipe": "unsafe_path"}
+    with contextlib.suppress(PermissionError):  # only root may make one
+        os.mknod(raw / "images" / "device.jpg", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+        write_face(raw, "device", None, exp=1)
+        special["device"] = "unsafe_path"
     convert(raw, tmp_path / "data", max_bad_fraction=0.5)
     rows = rows_of(tmp_path / "data")
     bad = {id: row["reason"] for id, row in rows.items() if row["status"] == "rejected"}
     assert bad == {
         "Case": "ambiguous_id", "case": "ambiguous_id", "é": "ambiguous_id", "e\u0301": "ambiguous_id",
         "images/\\xff\\xfe.jpg": "bad_name", "out": "unsafe_path", "loop": "unsafe_path", "zero": "unsafe_path",
-        "pipe": "unsafe_path",
+        **special,
     }  # fmt: skip
     assert {id for id, row in rows.items() if row["status"] == "written"} == {*names, *map(str, range(10)), "inside"}
     with open(dataset_of(tmp_path / "data") / "rejected.jsonl", encoding="utf-8") as file:
