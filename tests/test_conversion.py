@@ -1,14 +1,11 @@
 """The job on good and bad faces: every input is accounted for, and every flag does what it says."""
 
-import contextlib
 import json
 import math
 import os
 import pathlib
 import shutil
 import tempfile
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -28,7 +25,7 @@ from faces import (
     write_faces,
 )
 
-from pipeline import images, plan_stage, planning, processes, summary, tfrecord
+from pipeline import images, plan_stage, planning, processes, publishing, summary, tfrecord
 from pipeline.errors import DataError, OutputBusyError, UsageError
 from pipeline.records import EXPRESSIONS, LABEL_ORDERS
 
@@ -290,37 +287,33 @@ def test_equal_bytes_in_two_declared_splits(raw_splits, tmp_path):
     assert allowed["leaks"] == found | {"policy": "allow", "dropped": 0}
 
 
-@contextlib.contextmanager
-def always_there(path):
-    """Looks all the time whether the file is missing."""
-    missing, stop = [], threading.Event()
-
-    def watch():
-        while not stop.is_set():
-            if not path.exists():
-                missing.append(time.monotonic())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    assert not missing
-
-
 def test_an_existing_dataset_is_replaced_only_when_asked(raw, tmp_path):
     convert(raw, tmp_path)
     first = published(tmp_path)
     with pytest.raises(OutputBusyError, match="exists; --overwrite replaces it, another --name keeps both"):
         convert(raw, tmp_path, seed=1)
     assert published(tmp_path) == first
-    with always_there(dataset_of(tmp_path) / "manifest.json"):
-        convert(raw, tmp_path, seed=1, overwrite=True)
+    convert(raw, tmp_path, seed=1, overwrite=True)
     assert published(tmp_path) != first
     convert(raw, tmp_path, overwrite=True)
     assert published(tmp_path) == first
+
+
+def test_a_dataset_that_is_replaced_is_there_after_each_renaming(raw, tmp_path, monkeypatch):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    if not publishing._exchange(str(tmp_path / "one"), str(tmp_path / "other")):
+        pytest.skip("this file system cannot exchange two directories")
+    convert(raw, tmp_path)
+    rename, there = os.rename, []
+
+    def rename_and_look(source, target):
+        rename(source, target)
+        there.append((dataset_of(tmp_path) / "manifest.json").exists())
+
+    monkeypatch.setattr(os, "rename", rename_and_look)
+    convert(raw, tmp_path, seed=1, overwrite=True)
+    assert there and all(there)
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
