@@ -20,8 +20,6 @@ from pipeline.sources.base import SPLITS
 _STRATA = len(EXPRESSIONS) + 1  # one more for the unknown expression
 _TRAIN, _VALIDATION, _TEST = range(3)
 _EXAMPLES = 20
-#: Its multiples spread evenly over the unit interval, however many are taken.
-_GOLDEN_RATIO = 0.618033988749895
 #: Without --num_shards, a split is cut into at least this many shards as soon as each has this many examples,
 #: so that several workers and readers have something to do.
 _FEW_SHARDS, _FEW_EXAMPLES = 8, 250
@@ -227,10 +225,8 @@ def _stratify(rows: Rows, members: np.ndarray, targets: list[tuple[int, float]])
     for value in range(_STRATA):
         units = np.flatnonzero(stratum == value)
         units = units[np.lexsort((first[units], rows.order[first[units]]))]
-        middles = (np.cumsum(sizes[units]) - sizes[units] / 2) / max(sizes[units].sum(), 1)
-        # Each class begins at another place of the round, so that small classes do not all round the same way.
-        places = (middles + value * _GOLDEN_RATIO) % 1
-        unit_split[units] = target_splits[np.searchsorted(edges, places, side="right")]
+        middles = np.cumsum(sizes[units]) - sizes[units] / 2
+        unit_split[units] = target_splits[np.searchsorted(edges, middles / max(sizes[units].sum(), 1), side="right")]
     return unit_split[unit]
 
 
