@@ -323,13 +323,13 @@ def test_a_head_without_any_label_is_said_at_once(tmp_path):
 
 
 def test_auto_caches_what_fits(sample_dataset, monkeypatch):
-    from datasets import input_pipeline
+    from datasets import input_pipeline, selection
 
     chosen = []
-    selection = input_pipeline._Selection(str(sample_dataset), "train", None)
-    for free in (2**40, 4 * selection.record_bytes, 1000):
+    whole = selection.Selection(str(sample_dataset), "train", None)
+    for free in (2**40, 4 * whole.record_bytes, 1000):
         monkeypatch.setattr(input_pipeline, "_free_memory", lambda free=free: free)
-        chosen.append(input_pipeline._choose_cache("auto", selection, 224))
+        chosen.append(input_pipeline._choose_cache("auto", whole, 224))
     assert chosen == ["decoded", "encoded", "none"]
     monkeypatch.undo()
     assert 2**20 < input_pipeline._free_memory() < 2**50
