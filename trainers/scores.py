@@ -1,0 +1,194 @@
+"""The figures of an evaluation, each from the package that defines it; only CCC, SAGR and calibration are ours.
+
+A figure that is not defined for the examples at hand is NaN, never a guess: each function says when. `weighted` has
+the same figures for many weightings at once.
+"""
+
+import warnings
+
+import numpy as np
+import scipy.stats
+import sklearn.metrics
+
+from pipeline.records import EXPRESSIONS
+
+#: Bins of equal width of the expected calibration error.
+BINS = 15
+
+#: What each figure is called, in the order of the tables.
+CLASSIFICATION = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "kappa": "Cohen's κ",
+    "alpha": "Krippendorff's α",
+    "roc_auc": "ROC AUC, macro",
+    "pr_auc": "PR AUC, macro",
+    "top2": "top-2 accuracy",
+    "ece": "calibration error",
+    "nll": "negative log-likelihood",
+}
+PER_CLASS = {"precision": "precision", "recall": "recall", "f1": "F1", "roc_auc": "ROC AUC", "pr_auc": "PR AUC"}
+REGRESSION = {"rmse": "RMSE", "mae": "MAE", "r2": "R²", "pearson": "Pearson r", "ccc": "CCC", "sagr": "SAGR"}
+#: Of these a smaller one is the better one.
+LOWER_IS_BETTER = ("ece", "nll", "rmse", "mae")
+
+
+def classification(truth: np.ndarray, probabilities: np.ndarray, *, skew_normalised: bool = False) -> dict[str, float]:
+    """The figures of CLASSIFICATION, and of PER_CLASS as "recall/happy".
+
+    Means over classes are over those that have an example in `truth`; the others have no figure of their own. A
+    prediction of such a class is wrong all the same. The predicted class is the most probable, of equal ones the first.
+
+    NaN: precision of a class that is never predicted; ROC and PR AUC of a class that every example is of; kappa and
+    alpha when truth and prediction are one and the same class throughout.
+
+    Args:
+      truth: int [N], indices into EXPRESSIONS, N ≥ 1.
+      probabilities: [N, 8], rows sum to 1.
+      skew_normalised: every class that has an example weighs alike, N / (classes × its examples) each (Jeni, Cohn and
+        De La Torre, "Facing imbalanced data", ACII 2013).
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    predicted = probabilities.argmax(1)
+    weight = np.ones(len(truth))
+    present, examples = np.unique(truth, return_counts=True)
+    if skew_normalised:
+        weight = (len(truth) / (len(present) * examples))[np.searchsorted(present, truth)]
+
+    def over_classes(metric, **arguments):
+        return metric(
+            truth, predicted, labels=present, sample_weight=weight, zero_division=arguments.pop("zero_division", 0.0),
+            **arguments,
+        )  # fmt: skip
+
+    with warnings.catch_warnings():  # of figures that are not defined; they are NaN here
+        warnings.simplefilter("ignore")
+        figures = {
+            "accuracy": sklearn.metrics.accuracy_score(truth, predicted, sample_weight=weight),
+            "balanced_accuracy": over_classes(sklearn.metrics.recall_score, average="macro"),
+            "macro_f1": over_classes(sklearn.metrics.f1_score, average="macro"),
+            "weighted_f1": over_classes(sklearn.metrics.f1_score, average="weighted"),
+            "kappa": _kappa(truth, predicted, weight),
+            "alpha": alpha(sklearn.metrics.confusion_matrix(truth, predicted, sample_weight=weight)),
+            "roc_auc": np.nan,
+            "pr_auc": np.nan,
+            "top2": np.average(in_top2(truth, probabilities), weights=weight),
+            "ece": calibration_error(truth, probabilities, weight),
+            "nll": np.average(log_loss(truth, probabilities), weights=weight),
+        }
+        columns = {
+            "precision": over_classes(sklearn.metrics.precision_score, average=None, zero_division=np.nan),
+            "recall": over_classes(sklearn.metrics.recall_score, average=None),
+            "f1": over_classes(sklearn.metrics.f1_score, average=None),
+            "roc_auc": np.full(len(present), np.nan),
+            "pr_auc": np.full(len(present), np.nan),
+        }
+        if len(present) > 1:
+            for name, metric in (
+                ("roc_auc", sklearn.metrics.roc_auc_score),
+                ("pr_auc", sklearn.metrics.average_precision_score),
+            ):
+                columns[name] = [
+                    metric(truth == index, probabilities[:, index], sample_weight=weight) for index in present
+                ]
+                figures[name] = np.mean(columns[name])
+    for name, values in columns.items():
+        figures |= {f"{name}/{EXPRESSIONS[index]}": value for index, value in zip(present, values)}
+    return {name: float(value) for name, value in figures.items()}
+
+
+def regression(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """The figures of REGRESSION.
+
+    NaN: R² when the truth is constant, Pearson when either is; both, and CCC, for fewer than two examples.
+
+    Args:
+      truth, predicted: [N], N ≥ 1.
+    """
+    truth, predicted = np.asarray(truth, np.float64), np.asarray(predicted, np.float64)
+    varies = np.ptp(truth) > 0
+    return {
+        "rmse": float(sklearn.metrics.root_mean_squared_error(truth, predicted)),
+        "mae": float(sklearn.metrics.mean_absolute_error(truth, predicted)),
+        "r2": float(sklearn.metrics.r2_score(truth, predicted)) if varies else np.nan,
+        "pearson": float(scipy.stats.pearsonr(truth, predicted)[0]) if varies and np.ptp(predicted) > 0 else np.nan,
+        "ccc": ccc(truth, predicted),
+        "sagr": sagr(truth, predicted),
+    }
+
+
+def ccc(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Concordance correlation: 2 cov / (var + var + (difference of the means)²), with variances over N.
+
+    A constant prediction of a truth that varies has CCC 0. It is NaN for fewer than two examples, and where both are
+    the same constant. Lin, "A concordance correlation coefficient to evaluate reproducibility", Biometrics 1989.
+    """
+    truth, predicted = np.asarray(truth, np.float64), np.asarray(predicted, np.float64)
+    if len(truth) < 2:
+        return np.nan
+    covariance = np.mean((truth - truth.mean()) * (predicted - predicted.mean()))
+    spread = truth.var() + predicted.var() + (truth.mean() - predicted.mean()) ** 2
+    return float(2 * covariance / spread) if spread > 0 else np.nan
+
+
+def sagr(truth: np.ndarray, predicted: np.ndarray) -> float:
+    """Sign agreement: the share of examples whose truth and prediction have one sign.
+
+    The sign of zero is zero, as in the definition: a truth of exactly 0 agrees with a prediction of exactly 0 alone,
+    which a network hardly ever makes. Reports name the number of such examples. Nicolaou, Gunes and Pantic,
+    "Continuous prediction of spontaneous affect", IEEE TAC 2011; used by AffectNet.
+    """
+    return float(np.mean(np.sign(truth) == np.sign(predicted)))
+
+
+def alpha(confusion: np.ndarray) -> float:
+    """Krippendorff's alpha for nominal data: truth and prediction as two coders who leave nothing out.
+
+    From the confusion matrix [K, K], because the package krippendorff needs some kilobytes an example.
+    """
+    pairs = confusion + confusion.T
+    values = pairs.sum(0)
+    count = values.sum()
+    chance = count**2 - np.sum(np.square(values, dtype=np.float64))
+    return float(1 - (count - 1) * (count - np.trace(pairs)) / chance) if chance > 0 else np.nan
+
+
+def in_top2(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """bool [N]: fewer than two classes go before the true one; of equally probable ones the first goes before."""
+    own = np.take_along_axis(probabilities, truth[:, None].astype(np.int64), 1)
+    ahead = (probabilities > own) | ((probabilities == own) & (np.arange(probabilities.shape[1]) < truth[:, None]))
+    return ahead.sum(1) < 2
+
+
+def log_loss(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """float64 [N]: -log of the true class's probability, which counts as 2.2e-16 at least, as in scikit-learn."""
+    own = np.take_along_axis(probabilities, truth[:, None].astype(np.int64), 1)[:, 0].astype(np.float64)
+    epsilon = np.finfo(np.float64).eps
+    return -np.log(np.clip(own, epsilon, 1 - epsilon))
+
+
+def calibration_bin(confidence: np.ndarray) -> np.ndarray:
+    """int [N]: which of BINS of equal width a confidence lies in; a boundary belongs to the bin above it."""
+    return np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+
+
+def calibration_error(truth: np.ndarray, probabilities: np.ndarray, weight: np.ndarray) -> float:
+    """Expected calibration error: over bins of confidence, the mean distance of confidence and accuracy.
+
+    Guo et al., "On calibration of modern neural networks", ICML 2017.
+
+    Args:
+      truth, probabilities: as in `classification`.
+      weight: [N], of each example.
+    """
+    confidence = probabilities.max(1)
+    gap = weight * (confidence - (probabilities.argmax(1) == truth))
+    return float(np.abs(np.bincount(calibration_bin(confidence), gap, BINS)).sum() / weight.sum())
+
+
+def _kappa(truth: np.ndarray, predicted: np.ndarray, weight: np.ndarray) -> float:
+    if len(np.unique(truth)) == 1 and (truth == predicted).all():
+        return np.nan
+    return sklearn.metrics.cohen_kappa_score(truth, predicted, sample_weight=weight)
