@@ -51,6 +51,7 @@ VERIFY_SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("format", pa.string()),
         ("verbatim", pa.bool_()),
+        ("unchanged", pa.bool_()),  # the encoded image is stored as it is
         ("known", pa.bool_()),
         ("sentinel", pa.bool_()),
         ("notes", pa.list_(pa.string())),

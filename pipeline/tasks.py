@@ -28,7 +28,9 @@ Beacon = Callable[[int], None]
 #: Rejections that the machine may be to blame for: a rerun looks again, though the files are the same.
 _MAY_PASS = {"io_error", "timeout"}
 _WRITE_BATCH = 4096
-_WRITTEN = ("sha256", "expression", "shares", "valence", "arousal", "landmarks")
+#: Records between two requests to the disk.
+_WRITE_BACK = 512
+_WRITTEN = ("sha256", "unchanged", "expression", "shares", "valence", "arousal", "landmarks")
 _NAMED = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".gif": "gif", ".bmp": "bmp", ".webp": "webp"}
 
 
@@ -91,7 +93,7 @@ def _verified(
     row = {
         "stage": "", "reason": "", "detail": "", "sha256": None, "source_bytes": 0, "expression": -1, "shares": None,
         "valence": None, "arousal": None, "landmarks": None, "height": 0, "width": 0, "format": "", "verbatim": False,
-        "known": False, "sentinel": False, "notes": [],
+        "unchanged": False, "known": False, "sentinel": False, "notes": [],
     }  # fmt: skip
     if entry.reason:
         return row | {"stage": "scan", "reason": entry.reason, "detail": entry.detail}
@@ -123,6 +125,7 @@ def _verified(
         "width": picture.width,
         "format": picture.format if encoded is raw else "pixels",
         "verbatim": picture.verbatim and encoded is raw,
+        "unchanged": picture.unchanged,
         "known": labels.known,
         "sentinel": any(note.startswith(("expression:", "valence_arousal:")) for note in labels.notes),
         "notes": notes,
@@ -159,6 +162,8 @@ def write_shard(job: Job, shard: str, key: str, start: int, records: int) -> Non
             payload_bytes += len(record)
             digest.update(framed)
             file.write(framed)
+            if position % _WRITE_BACK == _WRITE_BACK - 1:
+                tfrecord.start_writing_back(file)
     staging.write_array(job.staging.write_path(shard, ".npy"), offsets)
     staging.write_json(
         done,
@@ -196,7 +201,9 @@ def _record(job: Job, source: Source, entry: Entry, labels: dict, chunk: listing
     if hashlib.sha256(raw).digest() != labels["sha256"]:
         raise _changed(job, chunk, f"{entry.id!r} ({entry.path!r}) changed during the run")
     try:
-        image = images.store(source.encoded(entry, raw), job.image_settings, box=source.box(entry))
+        image = source.encoded(entry, raw)
+        if not labels["unchanged"]:
+            image = images.store(image, job.image_settings, box=source.box(entry))
     except Reject as reject:
         raise InvariantError(
             f"{entry.id!r} was verified and is now rejected: {reject.reason}, {reject.detail}"

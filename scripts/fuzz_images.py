@@ -101,10 +101,11 @@ def judge_image(data: bytes, tensorflow=None) -> str:
         return f"rejected: {reject.reason}"
     stored = images.store(data, SETTINGS)
     again = images.inspect(stored, SETTINGS)
-    if again != images.Picture(again.format, picture.width, picture.height, picture.width, picture.height):
+    size = picture.width, picture.height
+    if again != images.Picture(again.format, *size, *size, unchanged=True):
         raise AssertionError(f"stored {picture} is then {again}")
-    if images.store(stored, SETTINGS) != stored:
-        raise AssertionError("storing twice changes the bytes")
+    if images.store(stored, SETTINGS) != stored or picture.unchanged != (stored == data):
+        raise AssertionError("storing twice changes the bytes, or `unchanged` is wrong")
     images.store(data, REDUCING)
     if tensorflow is not None:
         decoded = tensorflow.io.decode_image(stored, channels=3, expand_animations=False).numpy()

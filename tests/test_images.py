@@ -77,6 +77,14 @@ def test_which_kinds_are_kept():
     }
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, images.ImageSettings(image_size=20)], ids=["whole", "reduced"])
+def test_unchanged_says_that_the_image_is_stored_as_it_is(settings):
+    unchanged = {name: images.inspect(data, settings).unchanged for name, data in KINDS.items()}
+    assert unchanged == {name: images.store(data, settings) == data for name, data in KINDS.items()}
+    assert any(unchanged.values()) == (settings is SETTINGS)
+    assert not all(unchanged.values())
+
+
 def test_jpeg_metadata_is_cut():
     secret = b"where and when"
     data = encode(gradient(), "JPEG", comment=secret, icc_profile=secret)

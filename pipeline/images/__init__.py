@@ -86,6 +86,7 @@ class Picture:
       left, top: of the crop in the upright source, in pixels.
       scale_x, scale_y: stored pixels per upright source pixel, at most 1.
       verbatim: whether the stored pixels are the source's, bit for bit.
+      unchanged: whether the stored bytes are; there is then nothing for `store` to do.
       notes: what was unusual and is counted.
     """
 
@@ -99,6 +100,7 @@ class Picture:
     scale_x: float = 1.0
     scale_y: float = 1.0
     verbatim: bool = True
+    unchanged: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -190,6 +192,7 @@ def _plan(data: bytes, settings: ImageSettings, box: Box | None) -> tuple[Encode
     if min(cropped) < settings.min_side:
         raise Reject("too_small", f"{cropped[0]}×{cropped[1]} pixels; a side has at least {settings.min_side}")
     width, height = _reduced(*cropped, settings.image_size)
+    verbatim = image.plain and image.orientation == 1 and (width, height) == upright
     notes = image.notes + ([f"exif orientation {image.orientation}"] if image.orientation != 1 else [])
     return image, Picture(
         format=image.format,
@@ -201,7 +204,8 @@ def _plan(data: bytes, settings: ImageSettings, box: Box | None) -> tuple[Encode
         top=top,
         scale_x=width / cropped[0],
         scale_y=height / cropped[1],
-        verbatim=image.plain and image.orientation == 1 and (width, height) == upright,
+        verbatim=verbatim,
+        unchanged=verbatim and image.stripped() == data,
         notes=tuple(notes),
     )
 
