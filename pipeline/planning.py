@@ -20,6 +20,8 @@ from pipeline.sources.base import SPLITS
 _STRATA = len(EXPRESSIONS) + 1  # one more for the unknown expression
 _TRAIN, _VALIDATION, _TEST = range(3)
 _EXAMPLES = 20
+#: 0.29 × 100 is 28.999999999999996.
+_ROUNDING = 1e-9
 #: Without --num_shards, a split is cut into at least this many shards as soon as each has this many examples,
 #: so that several workers and readers have something to do.
 _FEW_SHARDS, _FEW_EXAMPLES = 8, 250
@@ -209,7 +211,11 @@ def _assign_splits(rows: Rows, policy: Policy, members: np.ndarray, declared: bo
 
 
 def _stratify(rows: Rows, members: np.ndarray, targets: list[tuple[int, float]]) -> np.ndarray:
-    """A split for each member. Units fill the splits of their commonest class, each exact to one unit."""
+    """A split for each member. Units fill the splits of their commonest class, each exact to one unit.
+
+    What a class has left over goes to the splits that rounding has cost most so far: small classes would else all
+    round to the same side, and leave a split empty.
+    """
     unit = _units(rows, members)
     first = np.full(unit.max() + 1 if len(unit) else 0, len(rows.order), np.int64)
     np.minimum.at(first, unit, members)  # the smallest id: rows are sorted by it
@@ -219,14 +225,19 @@ def _stratify(rows: Rows, members: np.ndarray, targets: list[tuple[int, float]])
     stratum = votes.argmax(axis=1)
 
     target_splits = np.array([split for split, _ in targets], np.int8)
-    edges = np.cumsum([fraction for _, fraction in targets])
-    edges[-1] = math.inf
+    fractions = np.array([fraction for _, fraction in targets])
+    owed = np.zeros(len(targets))
     unit_split = np.empty(len(first), np.int8)
     for value in range(_STRATA):
         units = np.flatnonzero(stratum == value)
         units = units[np.lexsort((first[units], rows.order[first[units]]))]
+        due = fractions * sizes[units].sum()
+        counts = np.floor(due + _ROUNDING)
+        left = sizes[units].sum() - int(counts.sum())
+        counts[np.argsort(counts - due - owed, kind="stable")[:left]] += 1
+        owed += due - counts
         middles = np.cumsum(sizes[units]) - sizes[units] / 2
-        unit_split[units] = target_splits[np.searchsorted(edges, middles / max(sizes[units].sum(), 1), side="right")]
+        unit_split[units] = target_splits[np.searchsorted(np.cumsum(counts)[:-1], middles, side="right")]
     return unit_split[unit]
 
 

@@ -74,6 +74,20 @@ def test_each_class_fills_its_splits_exact_to_one_unit(rows):
             assert abs((plan.split[members] == index).sum() - fraction * members.sum()) <= 1
 
 
+@given(undeclared())
+def test_the_splits_of_all_classes_together_are_as_long_as_asked_for(rows):
+    alone = dataclasses.replace(rows, group=np.arange(len(rows.order)), content=np.arange(len(rows.order)))
+    plan = planning.plan(alone, planning.Policy(THIRDS))
+    for index, (_, fraction) in enumerate(THIRDS):
+        assert abs((plan.split == index).sum() - fraction * len(rows.order)) <= 2
+
+
+def test_small_classes_fill_every_split():
+    rows = make_rows(40, expression=np.repeat(np.arange(8), 5))
+    plan = planning.plan(rows, planning.Policy(THIRDS))
+    assert np.bincount(plan.split).tolist() == [32, 4, 4]
+
+
 def test_the_plan_does_not_depend_on_the_codes():
     rows = make_rows(200, content=np.arange(200) // 3, group=np.arange(200) // 2)
     renamed = dataclasses.replace(rows, content=999 - rows.content, group=rows.group * 7 + 5)
