@@ -14,6 +14,7 @@ import struct
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
@@ -22,7 +23,10 @@ from pipeline import checking, documents, tfrecord
 from pipeline.errors import DataError, UsageError
 from pipeline.records import DATASET, EXPRESSIONS, VERSION
 
-_COLUMNS = ("split", "shard", "position", "offset", "length", "expression", "valence", "arousal", "expression_probs")
+_ORDER = ("split", "shard", "position")
+_COLUMNS = (
+    *_ORDER, "offset", "length", "expression", "valence", "arousal", "expression_probs", "height", "width",
+)  # fmt: skip
 _CRC = struct.Struct("<I")
 _OPEN_FILES = 128
 
@@ -35,6 +39,7 @@ class Selection:
       splits: names of the splits that they are of.
       record_bytes: of all records together.
       expression: int8 [count], -1 when unknown.
+      image_sizes: (height, width) of the stored images, in pixels; each that there is.
     """
 
     def __init__(self, dataset: str, split: str, data_dir: str | None):
@@ -53,9 +58,7 @@ class Selection:
         self._kept: dict[int, bytes] | None = None
         self._open = functools.lru_cache(_OPEN_FILES)(lambda shard: io.FileIO(self._paths[shard]))
 
-        table = pq.read_table(
-            os.path.join(self.folder, "records.parquet"), columns=list(_COLUMNS), filters=[("split", "in", self.splits)]
-        ).sort_by([(name, "ascending") for name in ("split", "shard", "position")])
+        table = self._table(_COLUMNS)
         ends = np.cumsum([shard["records"] for shard in shards])
         offsets, lengths = table["offset"].to_numpy(), table["length"].to_numpy()
         for path, shard, end in zip(self._paths, shards, ends):
@@ -63,10 +66,13 @@ class Selection:
         first = {shard["file"]: end - shard["records"] for shard, end in zip(shards, ends)}
         rows = np.concatenate([first[file] + np.arange(skip, skip + take) for file, skip, take in parts])
         self.count = len(rows)
+        self._rows = rows
         self._shards = np.searchsorted(ends, rows, "right")
         self._offsets, self._lengths = offsets[rows], lengths[rows]
         self.record_bytes = int(self._lengths.sum())
         self.expression = table["expression"].to_numpy()[rows]
+        sizes = np.stack([table[side].to_numpy()[rows] for side in ("height", "width")], axis=1)
+        self.image_sizes = set(map(tuple, np.unique(sizes, axis=0).tolist()))
         shares = table["expression_probs"].combine_chunks().flatten().to_numpy().reshape(-1, len(EXPRESSIONS))
         self._known = {
             "expression": shares[rows].any(-1),
@@ -93,6 +99,10 @@ class Selection:
         with open(os.path.join(self.folder, "statistics.json"), encoding="utf-8") as file:
             return labels.class_weights(json.load(file), self.splits, cap=cap)
 
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of `records.parquet`, as it is there, for the records of the selection in their order."""
+        return self._table((*_ORDER, name))[name].take(self._rows)
+
     def keep_records(self) -> None:
         """From now on a record that was read stays in memory."""
         self._kept = {}
@@ -109,6 +119,12 @@ class Selection:
         missing = [row for row in unique.tolist() if row not in self._kept]
         self._kept.update(zip(missing, self._read(np.array(missing, np.int64))))
         return np.array([self._kept[row] for row in unique.tolist()], object)[inverse]
+
+    def _table(self, columns: Sequence[str]) -> pa.Table:
+        """These columns of all records of `splits`, in published order."""
+        path = os.path.join(self.folder, "records.parquet")
+        table = pq.read_table(path, columns=list(columns), filters=[("split", "in", self.splits)])
+        return table.sort_by([(name, "ascending") for name in _ORDER])
 
     def _read(self, rows: np.ndarray) -> list[bytes]:
         """The records of rows that ascend; what lies together is read in one piece."""

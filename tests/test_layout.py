@@ -28,10 +28,11 @@ FLOORS = (
     (7, "datasets/input_pipeline.py preview.py"),
     (8, "trainers/__init__.py config.py recipes.py backbones.py custom_cnn.py"),
     (9, "trainers/model.py"),
-    (8, "trainers/losses.py metrics.py schedules.py monitoring.py guards.py"),
+    (8, "trainers/losses.py metrics.py schedules.py monitoring.py guards.py streams.py board.py devices.py"),
     (8, "trainers/scores.py weighted.py intervals.py protocols.py"),
+    (9, "trainers/leakage.py saliency.py"),
     (9, "trainers/workdir.py"),
-    (10, "trainers/step.py streams.py board.py training.py"),
+    (10, "trainers/step.py training.py"),
     (11, "trainers/train.py sweep.py"),
     (9, "export/__init__.py"),
 )

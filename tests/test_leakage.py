@@ -1,0 +1,108 @@
+"""The guard against scoring on what was trained on: by content, whatever the names."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from datasets.selection import Selection
+from pipeline import conversion, publishing
+from pipeline.errors import DataError
+from pipeline.records import EXPRESSIONS
+from pipeline.settings import Settings
+from trainers import leakage
+
+
+def environment(folder, train="train", validation="validation") -> dict:
+    return {
+        "folder": str(folder),
+        "name": "sample",
+        "digest": publishing.digest(folder),
+        "train_split": train,
+        "validation_split": validation,
+    }
+
+
+def test_other_split_passes(sample_dataset):
+    found = leakage.check(Selection(sample_dataset, "test", None), environment(sample_dataset))
+    assert found == {
+        "checked": True, "reason": "", "shared_with_train": 0, "shared_with_validation": 0, "allowed": [],
+    }  # fmt: skip
+
+
+def test_splits_of_the_training_are_refused(sample_dataset):
+    trained_on = environment(sample_dataset)
+    train, validation = (Selection(sample_dataset, split, None) for split in ("train", "validation"))
+    with pytest.raises(
+        DataError, match=rf"{train.count} of {train.count} images are in the train split .*--allow_leak"
+    ):
+        leakage.check(train, trained_on, allow_selection_split=True)
+    with pytest.raises(DataError, match=r"they chose the checkpoint.*--allow_selection_split"):
+        leakage.check(validation, trained_on, allow_leak=True)
+    found = leakage.check(validation, trained_on, allow_selection_split=True)
+    assert found["allowed"] == ["selection_split"] and found["shared_with_validation"] == validation.count
+
+
+def test_a_slice_that_was_not_trained_on_passes(sample_dataset):
+    trained_on = environment(sample_dataset, train="train[:50%]")
+    rest = Selection(sample_dataset, "train[50%:]", None)
+    assert leakage.check(rest, trained_on)["shared_with_train"] == 0
+    overlap = Selection(sample_dataset, "train[40%:]", None)
+    with pytest.raises(DataError, match=rf"{overlap.count - rest.count} of {overlap.count} images"):
+        leakage.check(overlap, trained_on)
+
+
+def test_the_same_images_under_other_names_are_found(sample_faces_dir, sample_dataset, tmp_path):
+    """Five training faces, renamed, in a dataset of their own."""
+    train = Selection(sample_dataset, "train", None)
+    sources = [name.split("#")[0] for name in train.column("source").to_pylist()[:5]]
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for index, source in enumerate(sources):
+        shutil.copy(sample_faces_dir / source, raw / f"renamed{index}.jpg")
+    (raw / "labels.csv").write_text(
+        "image,expression,split\n" + "".join(f"renamed{index}.jpg,happy,test\n" for index in range(5))
+    )
+    other = conversion.convert(Settings("csv", str(raw), str(tmp_path / "data"), "other")).dataset_dir
+    with pytest.raises(DataError, match=r"5 of 5 images are in the train split 'train' of sample.*renamed"):
+        leakage.check(Selection(other, "test", None), environment(sample_dataset))
+    # And the other way round: a dataset without a validation split cannot have chosen anything.
+    assert leakage.trained_classes(Selection(other, "test", None), environment(sample_dataset)) == EXPRESSIONS
+
+
+def test_what_cannot_be_checked_is_refused(sample_dataset, tmp_path):
+    test = Selection(sample_dataset, "test", None)
+    gone = environment(sample_dataset) | {"folder": str(tmp_path / "gone"), "digest": "0" * 64}
+    with pytest.raises(DataError, match=r"cannot be checked: its dataset is not in .*gone any more; --allow_leak"):
+        leakage.check(test, gone)
+    changed = environment(sample_dataset) | {"digest": "0" * 64}
+    with pytest.raises(DataError, match="now holds another dataset"):
+        leakage.check(test, changed)
+    with pytest.raises(DataError, match="nothing says what it was trained on"):
+        leakage.check(test, None)
+    found = leakage.check(test, gone, allow_leak=True)
+    assert not found["checked"] and "any more" in found["reason"] and found["allowed"] == ["leak"]
+
+
+def test_a_moved_dataset_is_recognised(sample_dataset, tmp_path):
+    moved = shutil.copytree(sample_dataset, tmp_path / "moved")
+    trained_on = environment(sample_dataset) | {"folder": str(tmp_path / "gone")}
+    with pytest.raises(DataError, match="the model was trained on them"):
+        leakage.check(Selection(moved, "train", None), trained_on)
+
+
+def test_environment_is_read_and_checked(tmp_path):
+    with pytest.raises(DataError, match=r"environment.json cannot be read.*trainers.train"):
+        leakage.read_environment(str(tmp_path))
+    (tmp_path / "environment.json").write_text(json.dumps({"dataset": {"folder": "x"}}))
+    with pytest.raises(DataError, match="is damaged"):
+        leakage.read_environment(str(tmp_path))
+
+
+def test_columns_follow_the_selection(sample_dataset):
+    whole, part = (Selection(sample_dataset, split, None) for split in ("train", "train[10%:60%]"))
+    ids, some = whole.column("id").to_pylist(), part.column("id").to_pylist()
+    first = ids.index(some[0])
+    assert ids[first : first + part.count] == some
+    assert np.array_equal(part.column("expression").to_numpy(), part.expression)
