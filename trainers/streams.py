@@ -1,0 +1,138 @@
+"""The batches of a training run, and what is known of its splits before the first one."""
+
+import numpy as np
+import tensorflow as tf
+
+from datasets.input_pipeline import make_eval, make_train
+from datasets.selection import Selection
+from pipeline import publishing
+from pipeline.errors import DataError, UsageError
+from pipeline.records import EXPRESSIONS
+from trainers.config import TrainConfig
+from trainers.losses import CONTEMPT
+
+
+class Streams:
+    """The splits that a configuration names.
+
+    Attributes:
+      digest: of the dataset.
+      train, validation: the `Selection`s.
+      steps: of an epoch.
+      class_weights: float32 [8] when they are on, else None.
+      notes: what the user should know of the data, sentences.
+    """
+
+    def __init__(self, config: TrainConfig):
+        """
+        Raises:
+          UsageError: a split is not there, or a batch is larger than it.
+          DataError: the dataset is damaged, or a head has no label in a split.
+        """
+        self._config, self.notes = config, []
+        self.train = self._select(config.train_split)
+        self.validation = self._select(config.validation_split)
+        self.digest = publishing.digest(self.train.folder)
+        self.class_weights = self._class_weights() if config.balance == "weights" else None
+        self._classes_known = self.validation.expression >= 0
+        if config.num_classes < len(EXPRESSIONS):
+            self._classes_known &= self.validation.expression != CONTEMPT
+        if "expression" in config.heads and not self._classes_known.any():
+            raise DataError(
+                f"no face of {config.validation_split!r} has an expression label, only shares of votes at best; "
+                "choose the best epoch on another --validation_split"
+            )
+        self.steps = int(self._make_train(epochs=1, cache="none").cardinality())
+
+    def training(self, start: tuple[int, int] = (0, 0), *, prefetch_to_device: bool = False) -> tf.data.Dataset:
+        """Batches from (epoch, step) to the end of the last epoch; at the very end there is none."""
+        epoch, step = start if start[1] < self.steps else (start[0] + 1, 0)
+        if epoch == self._config.epochs:
+            return tf.data.Dataset.range(0)
+        return self._make_train(
+            start=(epoch, step), epochs=self._config.epochs, cache=self._config.cache,
+            prefetch_to_device=prefetch_to_device,
+        )  # fmt: skip
+
+    def excerpt(self, epoch: int, step: int, count: int) -> tf.data.Dataset:
+        """The `count` batches of the training stream from a step of one epoch on, or those until the epoch's end."""
+        return self._make_train(start=(epoch, step), epochs=epoch + 1, cache="none").take(count)
+
+    def evaluation(self) -> tf.data.Dataset:
+        """The validation split in full batches; what fills the last one is masked in every head.
+
+        "label_known" float32 [B] is 1 where the source itself gives the expression: where votes have no majority,
+        shares are learned from, but nobody says what a right answer is.
+        """
+        size = self._config.batch_size
+        batches = make_eval(
+            self._config.dataset_dir, self._config.validation_split, batch_size=size,
+            image_size=self._config.input_size, cache=self._config.cache, heads=self._config.heads,
+            num_threads=self._config.num_threads or None,
+        )  # fmt: skip
+        known = tf.data.Dataset.from_tensor_slices(self._classes_known.astype(np.float32)).batch(size)
+
+        def fill(batch: dict, known: tf.Tensor) -> dict:
+            columns = {name: column for name, column in batch.items() if name != "id"} | {"label_known": known}
+            missing = size - tf.shape(known)[0]
+
+            def pad(column: tf.Tensor) -> tf.Tensor:
+                padded = tf.pad(column, [[0, missing]] + [[0, 0]] * (len(column.shape) - 1))
+                return tf.ensure_shape(padded, [size, *column.shape[1:]])
+
+            return tf.nest.map_structure(pad, columns)
+
+        return tf.data.Dataset.zip(batches, known).map(fill).prefetch(2)
+
+    def _make_train(self, *, epochs: int, cache: str, start: tuple[int, int] = (0, 0), **given) -> tf.data.Dataset:
+        config = self._config
+        return make_train(
+            config.dataset_dir, config.train_split, batch_size=config.batch_size, image_size=config.input_size,
+            augment=config.augment, place=config.augment_place, seed=config.seed, epochs=epochs,
+            start=(start[0], start[1] * config.batch_size), balance=config.balance,
+            max_class_weight=config.max_class_weight, cache=cache, heads=config.heads,
+            num_threads=config.num_threads or None, **given,
+        )  # fmt: skip
+
+    def _select(self, split: str) -> Selection:
+        try:
+            selection = Selection(self._config.dataset_dir, split, None)
+        except UsageError as error:
+            if split != self._config.validation_split:
+                raise
+            raise UsageError(
+                f"{error}; without a validation split nothing can be chosen: convert with --holdout=0.1, which makes "
+                "one, or give --validation_split (and --train_split without it)"
+            ) from None
+        selection.check_labels(self._config.heads)
+        return selection
+
+    def _class_weights(self) -> np.ndarray:
+        """
+        Raises:
+          DataError: a class has no example.
+        """
+        weights = self.train.class_weights(self._config.max_class_weight)
+        counted = range(self._config.num_classes)
+        if missing := [EXPRESSIONS[index] for index in counted if not weights[index]]:
+            raise DataError(
+                f"{', '.join(missing)}: no example in {self._config.train_split!r}, so there is no class weight; "
+                "give --balance=none" + (", or --num_classes=7" if missing == ["contempt"] else "")
+            )
+        free = self.train.class_weights(np.inf)
+        capped = [f"{EXPRESSIONS[index]} {free[index]:.1f}" for index in counted if free[index] > weights[index]]
+        if capped:
+            self.notes.append(f"class weights capped at {self._config.max_class_weight:g}: {', '.join(capped)}")
+        return weights
+
+
+def describe(config: TrainConfig, streams: Streams) -> dict:
+    """The dataset as environment.json records it."""
+    return {
+        "folder": config.dataset_dir,
+        "name": config.name,
+        "digest": streams.digest,
+        "train_split": config.train_split,
+        "validation_split": config.validation_split,
+        "examples": {"train": streams.train.count, "validation": streams.validation.count},
+    }
