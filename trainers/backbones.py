@@ -22,7 +22,7 @@ class Backbone:
         (BGR, ImageNet's mean taken off), as the published weights need it.
       stages: how the name of the first layer of each stage begins, from the input on; a stage ends where the next
         begins.
-      widths: multipliers of the number of channels; published weights exist for those of `pretrained_widths`.
+      widths: the smallest and largest multiplier of the number of channels.
       source: the paper.
     """
 
@@ -77,7 +77,7 @@ BACKBONES = {
         "https://arxiv.org/abs/1608.06993",
     ),
     "custom_cnn": Backbone(
-        "", 48, 32, "signed", ("stem_", "stage1_", "stage2_", "stage3_", "stage4_"), "", widths=(0.25, 4.0)
+        "", 48, 32, "signed", ("stem_", "stage1_", "stage2_", "stage3_"), "", widths=(0.25, 4.0)
     ),
 }  # fmt: skip
 
