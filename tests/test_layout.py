@@ -42,6 +42,8 @@ COMMANDS = (
     "pipeline.build_tfrecords",
     "pipeline.report",
     "pipeline.verify",
+    "trainers.sweep",
+    "trainers.train",
 )
 #: Run as a script by the job itself, not by people.
 CHILDREN = ("pipeline.worker",)

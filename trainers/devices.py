@@ -9,7 +9,7 @@ import tensorflow as tf
 from pipeline.errors import UsageError
 from trainers.config import TrainConfig
 
-#: A GPU of this compute capability or a later one multiplies that precision's numbers in hardware.
+#: From this compute capability on, a GPU computes with numbers of that kind at full speed.
 _BFLOAT16_GPU, _FLOAT16_GPU = (8, 0), (7, 0)
 
 
@@ -65,11 +65,10 @@ def _text(used: list, gpu: bool) -> str:
 
 
 def _precision(wanted: str) -> str:
-    """That of the weakest GPU for "auto"; float32 where there is none."""
+    """For "auto" that which the weakest GPU is fast in; float32 where there is none."""
     if wanted != "auto":
         return wanted
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     weakest = min((detail.get("compute_capability", (0, 0)) for detail in details), default=(0, 0))
     if weakest >= _BFLOAT16_GPU:
         return "mixed_bfloat16"
