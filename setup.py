@@ -20,7 +20,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["pipeline*", "datasets*", "trainers*", "export*"]),
-    package_data={"datasets.affect_faces": ["*.md", "*.bib", "*.txt"], "pipeline": ["templates/*"]},
+    package_data={
+        "datasets.affect_faces": ["*.md", "*.bib", "*.txt"],
+        "export": ["templates/*"],
+        "pipeline": ["templates/*"],
+    },
     install_requires=[
         "absl-py>=2.1",
         "apache-beam>=2.70,<3",
@@ -44,6 +48,9 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.19,<3"],
+        # What `python -m export.export_model --format=litert,onnx` makes and scores its files with.
+        "litert": ["ai-edge-litert>=2.0"],
+        "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.16.1"],
         # dill: an undeclared need of tfds.testing.
         "dev": ["dill>=0.3.8", "hypothesis>=6.100", "pytest>=8", "ruff>=0.9"],
     },

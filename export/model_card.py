@@ -1,0 +1,80 @@
+"""The model card: what was measured, what the model is not for, how to load it. And the scores that it shows."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+
+from pipeline.records import EXPRESSIONS
+from trainers import evaluation_files
+from trainers import model as models
+from trainers import scores as figures
+
+_OUTPUTS = {
+    "expression": f"probabilities [N, 8] of {', '.join(EXPRESSIONS)}",
+    "valence": "[N, 1], from -1 (unpleasant) to 1 (pleasant)",
+    "arousal": "[N, 1], from -1 (calm) to 1 (excited)",
+}
+
+
+def scores(workdir: Path) -> dict | None:
+    """What `trainers.evaluate` has left in a work directory; None when it has left nothing since the training.
+
+    Returns:
+      dataset, guard, intervals and protocol as in `metrics.json`; `figures`, by their names for people, each with
+      value, low and high; `per_class`, the figures of each class, named by `class_figures`.
+
+    Raises:
+      DataError: `metrics.json` is damaged.
+    """
+    folder = workdir / "eval"
+    path = folder / evaluation_files.METRICS
+    if not path.is_file() or path.stat().st_mtime < (workdir / models.BEST).stat().st_mtime:
+        return None
+    metrics = evaluation_files.read_metrics(str(folder))
+    shown, per_class = {}, {}
+    if "expression" in metrics["heads"]:
+        protocol = metrics["expression"]["protocols"][metrics["protocol"]]
+        plain = protocol["plain"]
+        shown |= {title: plain[name] for name, title in figures.CLASSIFICATION.items() if name in plain}
+        per_class = {
+            label: [plain.get(f"{name}/{label}", {"value": None})["value"] for name in figures.PER_CLASS]
+            for label in protocol["classes"]
+        }
+    for head in ("valence", "arousal"):
+        if head in metrics["heads"]:
+            own = metrics[head]["figures"]
+            shown |= {f"{head} {title}": own[name] for name, title in figures.REGRESSION.items() if name in own}
+    kept = {name: metrics[name] for name in ("dataset", "guard", "intervals", "protocol")}
+    return kept | {"figures": shown, "class_figures": [*figures.PER_CLASS.values()], "per_class": per_class}
+
+
+def render(model: Mapping) -> str:
+    """The card as Markdown.
+
+    Args:
+      model: what `model.json` holds.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=False,  # Markdown; names of datasets are letters, digits and dashes
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(number=_number, interval=_interval)
+    return environment.get_template("model_card.md").render(model=model, outputs=_OUTPUTS, versions=_versions)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def _interval(figure: Mapping) -> str:
+    return "–" if figure["low"] is None else f"{_number(figure['low'])} to {_number(figure['high'])}"
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown versions"

@@ -1,0 +1,279 @@
+"""LiteRT and ONNX files of a model: smaller than the SavedModel, for phones and for other runtimes.
+
+They take `images`, uint8 [N, S, S, 3], already resized, return the heads by name, and use the runtimes' built-in
+operations alone. Each is scored with its own runtime before it is kept.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from datasets.selection import Selection
+from pipeline.errors import EnvironmentFault, InvariantError
+from trainers import prediction, scores
+
+FORMATS = ("litert", "onnx")
+#: Faces that the ranges of int8 are taken from.
+CALIBRATION_FACES = 200
+ONNX_OPSET = 18
+_BATCH = 32
+_TIMED_CALLS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Margins:
+    """What a smaller form may lose against the SavedModel on the validation split.
+
+    Attributes:
+      accuracy: of the expression, a fraction.
+      ccc: of valence and of arousal.
+    """
+
+    accuracy: float = 0.01
+    ccc: float = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """One way to write a model: its name, its file, whether it is exact, its conversion, its runtime."""
+
+    name: str
+    file: str
+    exact: bool
+    convert: Callable[[Path], None]
+    start: Callable[[Path], Callable]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+      name: of the form.
+      file: in the version's directory; "" when it was left out.
+      bytes: its size.
+      latency_ms: median of one image a call, on this machine's CPU.
+      scores: accuracy, valence_ccc, arousal_ccc on the validation split, as far as there are labels.
+      left_out: why it is not kept; "" when it is.
+    """
+
+    name: str
+    file: str
+    bytes: int
+    latency_ms: float
+    scores: dict[str, float]
+    left_out: str = ""
+
+
+def require(formats: Sequence[str]) -> None:
+    """Raises EnvironmentFault unless what `formats` need is installed."""
+    needs = {"litert": ("ai_edge_litert.interpreter",), "onnx": ("tf2onnx", "onnxruntime")}
+    for name in formats:
+        for module in needs[name]:
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise EnvironmentFault(
+                    f"--format={name} needs packages that are not installed ({error}); pip install '.[{name}]'"
+                ) from None
+
+
+def add(
+    model,
+    folder: Path,
+    formats: Sequence[str],
+    *,
+    calibration: Callable[[], np.ndarray],
+    validation: Selection,
+    split: str,
+    margins: Margins,
+    say: Callable[[str], None],
+) -> list[Row]:
+    """Converts a model, scores every form, and keeps those that lose little.
+
+    Args:
+      model: a keras.Model of `trainers.model`, in float32.
+      folder: a version's directory, with its SavedModel.
+      formats: of FORMATS.
+      calibration: gives training faces, uint8 [N, S, S, 3].
+      validation: the split that they are scored on.
+      split: its name.
+      margins: what a form may lose.
+      say: takes each line about them.
+
+    Returns:
+      the table, the SavedModel first.
+
+    Raises:
+      InvariantError: a form that is as exact as the SavedModel loses more than the margins.
+    """
+    heads, size = list(model.output), model.inputs[0].shape[1]
+
+    def measure(name: str, file: str, call: Callable, bytes: int) -> Row:
+        predictor = prediction.Predictor(
+            call, heads, batch_size=_BATCH, image_size=size, parameters=model.count_params()
+        )
+        figures = _scores(prediction.predict(predictor, validation, split))
+        return Row(name, file, bytes, _latency(call, size), figures)
+
+    saved = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    rows = [measure("saved_model", ".", lambda images: saved(images=images), total)]
+    with _resized_only(model) as (source, function):
+        for form in _forms(source, function, formats, calibration):
+            path = folder / form.file
+            path.parent.mkdir(exist_ok=True)
+            with _quiet():
+                form.convert(path)
+            row = measure(form.name, form.file, form.start(path), path.stat().st_size)
+            lost = _lost(rows[0].scores, row.scores, margins)
+            if lost and form.exact:
+                raise InvariantError(f"{form.name} {lost}; it holds the same numbers, so nothing was published")
+            if lost:
+                path.unlink()
+                row = dataclasses.replace(row, file="", left_out=lost)
+                say(f"{form.name} is left out: it {lost}" + "; use litert_float16" * (form.name == "litert_int8"))
+            rows.append(row)
+    return rows
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """The rows as lines of text."""
+    names = list(rows[0].scores)
+    lines = ["  ".join([f"{'form':<16}", f"{'bytes':>12}", f"{'ms':>8}", *(f"{name:>12}" for name in names)])]
+    for row in rows:
+        figures = [f"{row.scores[name]:>12.4f}" for name in names]
+        line = [f"{row.name:<16}", f"{row.bytes:>12,}", f"{row.latency_ms:>8.2f}", *figures]
+        lines.append("  ".join(line + (["left out"] if row.left_out else [])))
+    return lines
+
+
+def litert(path: str | os.PathLike) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """A LiteRT file as a function of `images`, uint8 [N, S, S, 3]."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=os.fspath(path), num_threads=len(os.sched_getaffinity(0)))
+    runner = interpreter.get_signature_runner("serving_default")
+    return lambda images: runner(images=np.asarray(images))
+
+
+def onnx(path: str | os.PathLike) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """An ONNX file as a function of `images`, uint8 [N, S, S, 3]."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    heads = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(heads, session.run(None, {"images": np.asarray(images)})))
+
+
+def _forms(source: str, function, formats: Sequence[str], calibration: Callable) -> Iterator[_Form]:
+    """The forms of some formats.
+
+    Args:
+      source: SavedModel of `function`.
+      function: the model without the resizing.
+      formats: of FORMATS.
+      calibration: gives faces.
+    """
+
+    def to_litert(kind: str) -> Callable[[Path], None]:
+        def convert(path: Path) -> None:
+            converter = tf.lite.TFLiteConverter.from_saved_model(source)
+            if kind != "float32":
+                converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            if kind == "float16":
+                converter.target_spec.supported_types = [tf.float16]
+            if kind == "int8":
+                # Operations that have no int8 form stay in float32, built in all the same.
+                converter.representative_dataset = lambda: ({"images": image[None]} for image in calibration())
+            path.write_bytes(converter.convert())
+
+        return convert
+
+    def to_onnx(path: Path) -> None:
+        import tf2onnx
+
+        tf2onnx.convert.from_function(
+            function, input_signature=function.input_signature, opset=ONNX_OPSET, output_path=os.fspath(path)
+        )
+
+    if "litert" in formats:
+        for kind in ("float32", "float16", "int8"):
+            yield _Form(f"litert_{kind}", f"litert/{kind}.tflite", kind == "float32", to_litert(kind), litert)
+    if "onnx" in formats:
+        yield _Form("onnx", "onnx/model.onnx", True, to_onnx, onnx)
+
+
+@contextlib.contextmanager
+def _resized_only(model) -> Iterator[tuple[str, tf.types.experimental.PolymorphicFunction]]:
+    """The model alone, without the resizing, which has no built-in operation: as a SavedModel, and as a function."""
+    size = model.inputs[0].shape[1]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8, "images")])
+    def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return dict(model(tf.cast(images, tf.float32), training=False))
+
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.weights]
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures={"serving_default": answer})
+        yield folder, answer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The converters report their progress, and that TensorFlow's own interpreter is deprecated."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _scores(predictions: prediction.Predictions) -> dict[str, float]:
+    figures = {}
+    for head, outputs in predictions.outputs.items():
+        rows = predictions.known(head)
+        if not len(rows):
+            continue
+        truth, outputs = predictions.truth[head][rows], outputs[rows]
+        if head == "expression":
+            figures["accuracy"] = float(np.mean(outputs.argmax(1) == truth))
+        else:
+            figures[f"{head}_ccc"] = scores.ccc(truth, outputs)
+    return figures
+
+
+def _lost(before: dict, after: dict, margins: Margins) -> str:
+    """What a form loses beyond the margins, in words; "" when nothing."""
+    limits = {name: margins.accuracy if name == "accuracy" else margins.ccc for name in before}
+    lost = [
+        f"has {name} {after[name]:.4f} where the SavedModel has {before[name]:.4f} (at most {limit:g} less)"
+        for name, limit in limits.items()
+        if not before[name] - after[name] <= limit and np.isfinite(before[name])
+    ]
+    return ", ".join(lost)
+
+
+def _latency(call: Callable, size: int) -> float:
+    """Median milliseconds of a call with one image."""
+    image = tf.zeros([1, size, size, 3], tf.uint8)
+    seconds = []
+    for _ in range(_TIMED_CALLS):
+        start = time.perf_counter()
+        np.asarray(next(iter(call(image).values())))
+        seconds.append(time.perf_counter() - start)
+    return 1000 * float(np.median(seconds[_TIMED_CALLS // 5 :]))

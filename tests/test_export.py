@@ -1,0 +1,190 @@
+"""Export: what a version holds, and that one which disagrees, or is not whole, never appears."""
+
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from datasets import preprocessing
+from export import exporting, faces, parity, serving, versions
+from pipeline.errors import DataError, EnvironmentFault, InvariantError, OutputBusyError, UsageError
+from pipeline.records import EXPRESSIONS
+from tests import small_models
+from tests.faces import ROOT
+from trainers import model as models
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_models.build()
+
+
+@pytest.fixture(scope="module")
+def workdir(model, sample_dataset, tmp_path_factory):
+    """A trained work directory without an export: copy before you export."""
+    return small_models.write_workdir(tmp_path_factory.mktemp("trained") / "run", model, dataset=sample_dataset)
+
+
+@pytest.fixture(scope="module")
+def exported(workdir, tmp_path_factory):
+    """(version, lines said) of an export; shared: do not change it."""
+    copy = tmp_path_factory.mktemp("exported") / "run"
+    shutil.copytree(workdir, copy)
+    said = []
+    return exporting.export_model(copy, say=said.append), said
+
+
+@pytest.fixture
+def copy(workdir, tmp_path):
+    return shutil.copytree(workdir, tmp_path / "run")
+
+
+def test_a_version_has_graph_description_and_card(exported, sample_dataset):
+    folder, said = exported
+    assert folder.name == "1" and sorted(path.name for path in folder.iterdir()) == [
+        "assets", "assets.extra", "fingerprint.pb", "model_card.md", "saved_model.pb", "variables",
+    ]  # fmt: skip
+    document = json.loads((folder / "assets.extra" / "model.json").read_text())
+    digest = json.loads((folder.parents[1] / "environment.json").read_text())["dataset"]["digest"]
+    assert document["dataset"]["digest"] == digest and document["image_size"] == small_models.SIZE
+    assert document["class_names"] == list(EXPRESSIONS) and document["heads"] == ["expression", "valence", "arousal"]
+    assert document["conversion"] == {"image_size": 0, "min_side": 16}
+    assert max(document["parity"][name] for name in ("serving_default", "serving_bytes")) <= parity.TOLERANCE
+    assert (folder / "assets.extra" / "labels.txt").read_text().split() == list(EXPRESSIONS)
+    assert "12 faces of validation" in said[0]
+    card = (folder / "model_card.md").read_text()
+    assert digest in card and "not what a person feels" in card and "decisions about people" in card
+    assert "Not evaluated before the export" in card and "EXIF" in card
+    for path in (folder / "model_card.md", folder / "assets.extra" / "model.json"):
+        assert str(sample_dataset) not in path.read_text() and str(ROOT) not in path.read_text()
+
+
+def test_answers_as_evaluation_does(exported, model, sample_dataset):
+    asked = faces.of_split(sample_dataset, "validation", size=small_models.SIZE, count=32)
+    wanted = {head: values.numpy() for head, values in model(asked.images, training=False).items()}
+    assert np.ptp(wanted["expression"], axis=0).max() > 0.05
+    served = tf.saved_model.load(str(exported[0])).signatures
+    pixels = tf.stack([preprocessing.decode(image) for image in asked.encoded])
+    for answer in (served["serving_bytes"](image_bytes=asked.encoded), served["serving_default"](images=pixels)):
+        for head, values in wanted.items():
+            np.testing.assert_allclose(answer[head].numpy(), values, atol=1e-5, rtol=0)
+
+
+def test_without_the_dataset_drawn_faces_are_asked(copy):
+    environment = json.loads((copy / "environment.json").read_text())
+    environment["dataset"]["folder"] = "gone"
+    (copy / "environment.json").write_text(json.dumps(environment))
+    said = []
+    folder = exporting.export_model(copy, say=said.append)
+    assert "is not in gone" in said[0] and "32 drawn faces" in said[1]
+    assert json.loads((folder / "assets.extra" / "model.json").read_text())["conversion"] == {}
+    with pytest.raises(DataError, match="--format=litert needs it"):
+        exporting.export_model(copy, formats=["litert"])
+    with pytest.raises(DataError, match=r"is not in .*run; give the directory"):
+        exporting.export_model(copy, dataset_dir=str(copy))
+
+
+def test_a_model_that_differs_by_a_ten_thousandth_is_found(exported):
+    other = small_models.build()
+    kernel, bias = other.get_layer("valence").get_weights()
+    other.get_layer("valence").set_weights([kernel, bias + 1e-4])
+    asked = faces.drawn(size=small_models.SIZE, count=4)
+    with pytest.raises(InvariantError, match="serving_default of the SavedModel differs from the Keras model by"):
+        parity.check(other, exported[0], asked)
+
+
+def test_a_damaged_graph_does_not_answer(exported, model, tmp_path):
+    damaged = shutil.copytree(exported[0], tmp_path / "1")
+    variables = damaged / "variables" / "variables.data-00000-of-00001"
+    data = bytearray(variables.read_bytes())
+    data[len(data) // 2] ^= 1
+    variables.write_bytes(data)
+    with pytest.raises(InvariantError, match="did not answer in a fresh process"):
+        parity.check(model, damaged, faces.drawn(size=small_models.SIZE, count=2))
+
+
+def test_a_version_appears_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "export"
+    for number in (1, 2):
+        with versions.new_version(folder) as version:
+            (version / "saved_model.pb").write_text(str(number))
+            assert versions.numbers(folder) == list(range(1, number))
+    with pytest.raises(RuntimeError), versions.new_version(folder) as version:
+        (version / "saved_model.pb").write_text("3")
+        raise RuntimeError
+    assert versions.numbers(folder) == [1, 2] and not list(folder.glob(".partial"))
+    assert versions.latest(folder) == versions.latest(tmp_path) == versions.latest(folder / "2") == folder / "2"
+    (folder / "11").mkdir()
+    assert versions.latest(folder) == folder / "2", "a directory without a graph is no version"
+    with pytest.raises(DataError, match="holds no SavedModel"):
+        versions.latest(tmp_path / "nowhere")
+
+
+def test_one_export_at_a_time(tmp_path):
+    with (
+        versions.new_version(tmp_path),
+        pytest.raises(OutputBusyError, match="another export"),
+        versions.new_version(tmp_path),
+    ):
+        pass
+
+
+def test_a_killed_export_leaves_no_version(copy, tmp_path):
+    with versions.new_version(copy / "export") as version:
+        (version / "saved_model.pb").write_text("the older one")
+    command = [sys.executable, "-m", "export.export_model", f"--workdir={copy}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    partial = copy / "export" / ".partial" / "saved_model.pb"
+    while not partial.exists():
+        assert process.poll() is None, process.stdout.read().decode()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert versions.numbers(copy / "export") == [1] and versions.latest(copy).name == "1"
+    with versions.new_version(copy / "export") as version:
+        assert not list(version.iterdir()), "what the killed one left is gone"
+
+
+def test_a_full_disk_leaves_no_version(copy):
+    """A limit on the size of files fails writes as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(EnvironmentFault, match="cannot be written"):
+            exporting.export_model(copy, say=lambda line: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(copy / "export") == [".lock"]
+
+
+def test_wrong_arguments(copy, tmp_path):
+    with pytest.raises(UsageError, match=r"--format=tflite is not accepted; give any of saved_model,litert,onnx"):
+        exporting.export_model(copy, formats=["tflite"])
+    with pytest.raises(DataError, match=r"environment\.json cannot be read"):
+        exporting.export_model(tmp_path)
+    (copy / "best.keras").unlink()
+    with pytest.raises(DataError, match="does not exist"):
+        exporting.export_model(copy)
+    assert not (copy / "export").exists()
+
+
+def test_mixed_precision_is_exported_in_float32(tmp_path, sample_dataset):
+    config = dataclasses.replace(small_models.CONFIG, precision="mixed_bfloat16")
+    folder = small_models.write_workdir(
+        tmp_path / "run", small_models.build(config), dataset=sample_dataset, config=config
+    )
+    serving.save(models.load(str(folder)), tmp_path / "1")
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    assert {variable.dtype for variable in loaded.signatures["serving_bytes"].variables} == {tf.float32}
+    graph = loaded.signatures["serving_default"].graph.as_graph_def()
+    nodes = [node for function in graph.library.function for node in function.node_def]
+    assert nodes and not [node.name for node in nodes if "BFLOAT16" in str(node.attr.get("T", ""))]
