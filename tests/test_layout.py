@@ -34,11 +34,13 @@ FLOORS = (
     (9, "trainers/workdir.py"),
     (10, "trainers/step.py training.py"),
     (11, "trainers/train.py sweep.py"),
-    (9, "export/__init__.py"),
+    (12, "export/*.py"),
 )
 COMMANDS = (
     "datasets.preview",
     "datasets.sample_faces",
+    "export.export_model",
+    "export.predict",
     "pipeline.build_tfrecords",
     "pipeline.report",
     "pipeline.verify",
@@ -46,7 +48,7 @@ COMMANDS = (
     "trainers.train",
 )
 #: Run as a script by the job itself, not by people.
-CHILDREN = ("pipeline.worker",)
+CHILDREN = ("export.answers", "pipeline.worker")
 #: `tfds build` imports this folder as a package of its own, so it names its modules relatively.
 IMPORTED_ALONE = ("datasets/affect_faces/__init__.py",)
 #: Seconds to import: TensorFlow and Keras 8 to 12, Beam 2 to 3.
