@@ -44,8 +44,16 @@ class Margins:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Form:
-    """One way to write a model: its name, its file, whether it is exact, its conversion, its runtime."""
+class Form:
+    """One way to write a model.
+
+    Attributes:
+      name: in tables.
+      file: in the version's directory.
+      exact: whether it holds the numbers of the SavedModel, unrounded.
+      convert: writes the file.
+      start: the file as a function of `images`.
+    """
 
     name: str
     file: str
@@ -129,22 +137,30 @@ def add(
     saved = tf.saved_model.load(str(folder)).signatures["serving_default"]
     total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     rows = [measure("saved_model", ".", lambda images: saved(images=images), total)]
+    for form, path in convert(model, folder, formats, calibration=calibration):
+        row = measure(form.name, form.file, form.start(path), path.stat().st_size)
+        lost = _lost(rows[0].scores, row.scores, margins)
+        if lost and form.exact:
+            raise InvariantError(f"{form.name} {lost}; it holds the same numbers, so nothing was published")
+        if lost:
+            path.unlink()
+            row = dataclasses.replace(row, file="", left_out=lost)
+            say(f"{form.name} is left out: it {lost}" + "; use litert_float16" * (form.name == "litert_int8"))
+        rows.append(row)
+    return rows
+
+
+def convert(
+    model, folder: Path, formats: Sequence[str], *, calibration: Callable[[], np.ndarray]
+) -> Iterator[tuple[Form, Path]]:
+    """Writes the forms of some formats, one after the other; arguments are those of `add`."""
     with _resized_only(model) as (source, function):
         for form in _forms(source, function, formats, calibration):
             path = folder / form.file
             path.parent.mkdir(exist_ok=True)
             with _quiet():
                 form.convert(path)
-            row = measure(form.name, form.file, form.start(path), path.stat().st_size)
-            lost = _lost(rows[0].scores, row.scores, margins)
-            if lost and form.exact:
-                raise InvariantError(f"{form.name} {lost}; it holds the same numbers, so nothing was published")
-            if lost:
-                path.unlink()
-                row = dataclasses.replace(row, file="", left_out=lost)
-                say(f"{form.name} is left out: it {lost}" + "; use litert_float16" * (form.name == "litert_int8"))
-            rows.append(row)
-    return rows
+            yield form, path
 
 
 def table(rows: Sequence[Row]) -> list[str]:
@@ -176,7 +192,7 @@ def onnx(path: str | os.PathLike) -> Callable[[np.ndarray], dict[str, np.ndarray
     return lambda images: dict(zip(heads, session.run(None, {"images": np.asarray(images)})))
 
 
-def _forms(source: str, function, formats: Sequence[str], calibration: Callable) -> Iterator[_Form]:
+def _forms(source: str, function, formats: Sequence[str], calibration: Callable) -> Iterator[Form]:
     """The forms of some formats.
 
     Args:
@@ -209,9 +225,9 @@ def _forms(source: str, function, formats: Sequence[str], calibration: Callable)
 
     if "litert" in formats:
         for kind in ("float32", "float16", "int8"):
-            yield _Form(f"litert_{kind}", f"litert/{kind}.tflite", kind == "float32", to_litert(kind), litert)
+            yield Form(f"litert_{kind}", f"litert/{kind}.tflite", kind == "float32", to_litert(kind), litert)
     if "onnx" in formats:
-        yield _Form("onnx", "onnx/model.onnx", True, to_onnx, onnx)
+        yield Form("onnx", "onnx/model.onnx", True, to_onnx, onnx)
 
 
 @contextlib.contextmanager

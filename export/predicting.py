@@ -1,0 +1,178 @@
+"""What an exported model says of photographs: a row for each, also for those that cannot be used."""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from export import contact_sheet, photographs, versions
+from export.photographs import Photograph
+from pipeline.errors import EnvironmentFault, UsageError
+from pipeline.files import printable
+from pipeline.images import ImageSettings
+from pipeline.records import EXPRESSIONS
+from pipeline.tfrecord import atomic_file
+from trainers import prediction
+from trainers.prediction import Predictor
+
+SUFFIXES = (".csv", ".jsonl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What came of a prediction.
+
+    Attributes:
+      images: rows that were written.
+      errors: those of images that could not be used.
+      images_per_second: of all batches after the first, which compiles; None when there was but one.
+    """
+
+    images: int
+    errors: int
+    images_per_second: float | None
+
+
+def predict(
+    model: str | os.PathLike, patterns: Sequence[str], output: str | os.PathLike, *, batch_size: int = 32,
+    sheet: str | os.PathLike = "",
+) -> Result:  # fmt: skip
+    """Writes a row for each photograph.
+
+    Args:
+      model: a SavedModel, the directory of its versions, or the work directory with them.
+      patterns: files, folders and patterns, see `photographs.find`.
+      output: .csv, or .jsonl for JSON lines; appears complete or not at all. Unknown values are empty, or null.
+      batch_size: of every call.
+      sheet: PNG of the first `contact_sheet.CELLS` photographs with what was said of them; "" is none.
+
+    Raises:
+      UsageError: an argument has a value that nothing accepts.
+      DataError: there is no such model, or no image.
+      EnvironmentFault: a file cannot be written.
+    """
+    suffix = Path(output).suffix
+    if suffix not in SUFFIXES:
+        raise UsageError(f"--output={output} is not accepted; give a name that ends in {' or '.join(SUFFIXES)}")
+    if sheet and Path(sheet).suffix != ".png":
+        raise UsageError(f"--contact_sheet={sheet} is not accepted; give a name that ends in .png")
+    folder = versions.latest(model)
+    predictor = prediction.from_saved_model(str(folder), batch_size=batch_size)
+    batches = photographs.read(photographs.find(patterns), _settings(folder), batch_size=batch_size)
+    count = errors = later = 0
+    seconds, cells = 0.0, []
+    with _output(output) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
+        write = _csv_writer(text) if suffix == ".csv" else _json_writer(text)
+        start = time.perf_counter()
+        for batch in batches:
+            rows = list(_rows(predictor, batch))
+            for row in rows:
+                write(row)
+            if sheet:
+                shown = contact_sheet.CELLS - len(cells)
+                cells += [contact_sheet.cell(photo.encoded, row) for photo, row in zip(batch[:shown], rows)]
+            now = time.perf_counter()
+            if count:
+                seconds, later = seconds + now - start, later + len(batch)
+            start = now
+            count, errors = count + len(batch), errors + sum(bool(row["error"]) for row in rows)
+        text.detach()
+    if sheet:
+        with _output(sheet) as file:
+            file.write(contact_sheet.draw(cells))
+    return Result(count, errors, later / seconds if later else None)
+
+
+def _rows(predictor: Predictor, batch: list[Photograph]) -> Iterator[dict]:
+    """A row for each photograph of a batch: image, error, and {head: value}, where the expression is float32 [8]."""
+    usable = [photo for photo in batch if not photo.error]
+    answers = iter(_answers(predictor, [photo.encoded for photo in usable]))
+    for photo in batch:
+        error, values = (photo.error, {}) if photo.error else next(answers)
+        yield {"image": printable(photo.path), "error": error, **values}
+
+
+def _answers(predictor: Predictor, encoded: list[bytes]) -> list[tuple[str, dict]]:
+    """(error, {head: value}) of each image.
+
+    TensorFlow's decoder refuses some images that ours accepts. One such image fails its whole batch, which is then
+    asked image by image.
+    """
+    if not encoded:
+        return []
+    try:
+        outputs = predictor(np.array(encoded, object))
+    except tf.errors.InvalidArgumentError as error:
+        if len(encoded) == 1:
+            return [(f"corrupt: {error.message.splitlines()[0]}", {})]
+        return [_answers(predictor, [image])[0] for image in encoded]
+    values = {head: column if head == "expression" else column[:, 0] for head, column in outputs.items()}
+    return [("", {head: column[row] for head, column in values.items()}) for row in range(len(encoded))]
+
+
+def _csv_writer(file: io.TextIOBase):
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["image", "expression", *EXPRESSIONS, "valence", "arousal", "error"])
+
+    def write(row: Mapping) -> None:
+        shares = row.get("expression")
+        named = [""] * (1 + len(EXPRESSIONS)) if shares is None else [_name(shares), *map(_digits, shares)]
+        affect = [_digits(row[head]) if head in row else "" for head in ("valence", "arousal")]
+        writer.writerow([row["image"], *named, *affect, row["error"]])
+
+    return write
+
+
+def _json_writer(file: io.TextIOBase):
+    def write(row: Mapping) -> None:
+        shares = row.get("expression")
+        document = {
+            "image": row["image"],
+            "expression": None if shares is None else _name(shares),
+            "probabilities": None if shares is None else dict(zip(EXPRESSIONS, map(_rounded, shares))),
+            **{head: _rounded(row[head]) if head in row else None for head in ("valence", "arousal")},
+            "error": row["error"] or None,
+        }
+        file.write(json.dumps(document, ensure_ascii=False) + "\n")
+
+    return write
+
+
+def _name(shares: np.ndarray) -> str:
+    return EXPRESSIONS[int(np.argmax(shares))]
+
+
+def _digits(value: np.float32) -> str:
+    return f"{value:.6f}"
+
+
+def _rounded(value: np.float32) -> float:
+    return round(float(value), 6)
+
+
+def _settings(folder: Path) -> ImageSettings:
+    """Photographs are converted as the training dataset was; where the export does not know how, by default."""
+    described = folder / "assets.extra" / "model.json"
+    if not described.is_file():
+        return ImageSettings()
+    return ImageSettings(**json.loads(described.read_text(encoding="utf-8"))["conversion"])
+
+
+@contextlib.contextmanager
+def _output(path: str | os.PathLike) -> Iterator[io.BufferedIOBase]:
+    try:
+        with atomic_file(path) as file:
+            yield file
+    except OSError as error:
+        raise EnvironmentFault(
+            f"{path} cannot be written: {error.strerror}; give a file in a folder that can be written"
+        ) from None
