@@ -1,10 +1,13 @@
 """One picture of many photographs, with what the model says written under each."""
 
+import functools
 import io
+import os
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipeline.records import EXPRESSIONS
 
@@ -13,10 +16,11 @@ CELLS = 100
 COLUMNS = 10
 SIDE = 128
 _LINE, _MARGIN, _LINES = 14, 6, 3
+_FONT_SIZE = 11
 
 
 def cell(encoded: bytes, row: Mapping) -> Image.Image:
-    """One photograph, at most SIDE pixels a side, above three lines of text.
+    """One photograph, its longer side SIDE pixels, above three lines of text.
 
     Args:
       encoded: JPEG or PNG; b"" when there is none.
@@ -27,15 +31,16 @@ def cell(encoded: bytes, row: Mapping) -> Image.Image:
     if encoded:
         image = Image.open(io.BytesIO(encoded))
         image.draft("RGB", (SIDE, SIDE))
-        image = image.convert("RGB")
-        image.thumbnail((SIDE, SIDE))
+        image = ImageOps.contain(image.convert("RGB"), (SIDE, SIDE))
         canvas.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
     else:
         pen.rectangle((0, 0, SIDE - 1, SIDE - 1), fill="#e6e6e6")
         pen.line((SIDE // 3, SIDE // 3, SIDE * 2 // 3, SIDE * 2 // 3), fill="#808080", width=3)
         pen.line((SIDE // 3, SIDE * 2 // 3, SIDE * 2 // 3, SIDE // 3), fill="#808080", width=3)
     for number, line in enumerate(_lines(row)):
-        pen.text((0, SIDE + number * _LINE), _shortened(line, pen), fill="black", font_size=11)
+        pen.text(
+            (0, SIDE + number * _LINE), _shortened(line, pen, keep_end=number == _LINES - 1), fill="black", font=_font()
+        )
     return canvas
 
 
@@ -64,11 +69,17 @@ def _lines(row: Mapping) -> list[str]:
     return [said, "  ".join(affect).replace("-", "−"), name]
 
 
-def _shortened(line: str, pen: ImageDraw.ImageDraw) -> str:
-    """The line, cut where it is too wide; what cannot be printed, such as a line end, is "?"."""
+def _shortened(line: str, pen: ImageDraw.ImageDraw, *, keep_end: bool) -> str:
+    """The line, cut at its end or start where it is too wide; what cannot be printed, such as a line end, is "?"."""
     line = "".join(letter if letter.isprintable() else "?" for letter in line)
-    if pen.textlength(line, font_size=11) <= SIDE:
-        return line
-    while pen.textlength(line + "…", font_size=11) > SIDE:
-        line = line[:-1]
-    return line + "…"
+    shown = line
+    while pen.textlength(shown, font=_font()) > SIDE:
+        line = line[1:] if keep_end else line[:-1]
+        shown = "…" + line if keep_end else line + "…"
+    return shown
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+    """Matplotlib's: Pillow's own has few letters."""
+    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), _FONT_SIZE)
