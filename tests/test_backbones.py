@@ -69,7 +69,9 @@ def check_same_features(name: str, width: float) -> None:
     if layers_of(layers.Normalization, network):  # it normalises for itself
         for layer in layers_of(layers.Normalization, network):
             if layer.weights:
-                layer.set_weights([networks.MEAN, np.square(networks.DEVIATION), *layer.get_weights()[2:]])
+                statistics = np.array(networks.MEAN), np.square(networks.DEVIATION)
+                layer.set_weights([*statistics, *layer.get_weights()[2:]])
+                layer.finalize_state()
         theirs = published(pixels)
     else:
         theirs = published(networks.normalise(pixels, row.normalisation))

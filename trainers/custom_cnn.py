@@ -1,17 +1,18 @@
 """Our own network, for faces of 48 to 112 pixels: small enough to be trained on two cores, from random weights.
 
-Each stage halves the resolution with two kernel sizes side by side, so that wrinkles and whole mouths are seen at once,
-and goes on with residual blocks (https://arxiv.org/abs/1512.03385) that weigh their channels
-(squeeze-and-excitation, https://arxiv.org/abs/1709.01507). The last stages also weigh places, so that eyes and mouth
-count for more than hair (after CBAM, https://arxiv.org/abs/1807.06521; one convolution makes the map). All are 3×3
-and 5×5 convolutions of few large tensors, which a CPU computes best, and stock Keras layers, so that a saved model
+Each stage halves the resolution at two scales side by side, so that wrinkles and whole mouths are seen at once, and
+goes on with residual blocks (https://arxiv.org/abs/1512.03385) that weigh their channels
+(squeeze-and-excitation, https://arxiv.org/abs/1709.01507). The last stage also weighs places, so that eyes and mouth
+count for more than hair (after CBAM, https://arxiv.org/abs/1807.06521; one convolution makes the map). The work is in
+3×3 convolutions of few large tensors, which a CPU computes best, and the thin full-resolution stem is not normalised,
+because there a pass over memory costs more than the convolution. All are stock Keras layers, so that a saved model
 needs no code of ours.
 """
 
 #: Channels of the first convolution.
-STEM = 32
+STEM = 24
 #: Channels, residual blocks, and whether places are weighed, of each stage.
-STAGES = ((48, 1, False), (112, 2, False), (224, 2, True))
+STAGES = ((48, 1, False), (96, 2, False), (224, 2, True))
 
 
 def build(image, *, width: float = 1.0):
@@ -29,7 +30,9 @@ def build(image, *, width: float = 1.0):
     def channels(base: int) -> int:
         return max(8, round(base * width / 8) * 8)
 
-    x = _activate(_convolve(image, channels(STEM), 3, "stem_conv"), "stem")
+    x = keras.layers.Conv2D(
+        channels(STEM), 3, padding="same", activation="relu", kernel_initializer="he_normal", name="stem_conv"
+    )(image)
     for number, (base, blocks, weigh_places) in enumerate(STAGES, 1):
         stage = f"stage{number}"
         x = _halve(x, channels(base), f"{stage}_down")
@@ -39,15 +42,13 @@ def build(image, *, width: float = 1.0):
 
 
 def _halve(x, channels: int, name: str):
-    """Half the resolution: a quarter of the channels sees 5×5 pixels, the others 3×3."""
-    import keras
+    """Half the resolution: most channels see 3×3 pixels, a quarter sees 6×6, coarsely."""
+    from keras import layers
 
     wide = channels // 4
-    branches = [
-        _convolve(x, channels - wide, 3, f"{name}_conv3", strides=2),
-        _convolve(x, wide, 5, f"{name}_conv5", strides=2),
-    ]
-    return _activate(keras.layers.Concatenate(name=f"{name}_join")(branches), name)
+    fine = _convolve(x, channels - wide, f"{name}_fine", strides=2)
+    coarse = _convolve(layers.AveragePooling2D(2, padding="same", name=f"{name}_pool")(x), wide, f"{name}_coarse")
+    return _activate(layers.Concatenate(name=f"{name}_join")([fine, coarse]), name)
 
 
 def _residual(x, name: str, weigh_places: bool):
@@ -55,8 +56,8 @@ def _residual(x, name: str, weigh_places: bool):
     from keras import layers
 
     channels = x.shape[-1]
-    y = _activate(_convolve(x, channels, 3, f"{name}_conv1"), f"{name}_1")
-    y = layers.BatchNormalization(name=f"{name}_2_bn")(_convolve(y, channels, 3, f"{name}_conv2"))
+    y = _activate(_convolve(x, channels, f"{name}_conv1"), f"{name}_1")
+    y = layers.BatchNormalization(name=f"{name}_2_bn")(_convolve(y, channels, f"{name}_conv2"))
     weights = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_channels_mean")(y)
     weights = layers.Conv2D(max(8, channels // 8), 1, activation="relu", name=f"{name}_channels_in")(weights)
     weights = layers.Conv2D(channels, 1, activation="sigmoid", name=f"{name}_channels_out")(weights)
@@ -67,11 +68,11 @@ def _residual(x, name: str, weigh_places: bool):
     return layers.ReLU(name=f"{name}_out")(layers.Add(name=f"{name}_add")([x, y]))
 
 
-def _convolve(x, channels: int, size: int, name: str, *, strides: int = 1):
-    import keras
+def _convolve(x, channels: int, name: str, *, strides: int = 1):
+    from keras import layers
 
-    return keras.layers.Conv2D(
-        channels, size, strides=strides, padding="same", use_bias=False, kernel_initializer="he_normal", name=name
+    return layers.Conv2D(
+        channels, 3, strides=strides, padding="same", use_bias=False, kernel_initializer="he_normal", name=name
     )(x)
 
 

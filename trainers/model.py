@@ -48,11 +48,11 @@ def build(config: TrainConfig):
         normalisation=BACKBONES[config.backbone].normalisation,
         precision="float32" if config.precision == "auto" else config.precision,
     )
-    x = layers.GlobalAveragePooling2D(name="pooling", dtype="float32")(backbone.outputs[0])
+    x = layers.GlobalAveragePooling2D(name="pooling", dtype="float32")(backbone.output)
     for number, units in enumerate(config.shared_units, 1):
         x = _dense(x, units, f"shared{number}", config.dropout)
     outputs = {head: _head(x, head, config) for head in HEADS if head in config.heads}
-    return keras.Model(backbone.inputs[0], outputs, name=config.backbone)
+    return keras.Model(backbone.input, outputs, name=config.backbone)
 
 
 def load(path: str, *, precision: str = "float32"):

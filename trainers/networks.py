@@ -87,7 +87,8 @@ def lay_out(network, *, normalisation: str, precision: str):
             inputs = normalise(inputs, normalisation)
         return layer(inputs, **kwargs)
 
-    return keras.models.clone_model(network, clone_function=rebuild, call_function=call)
+    flat = keras.models.clone_model(network, clone_function=rebuild, call_function=call)
+    return keras.Model(flat.inputs[0], flat.outputs[0])
 
 
 def load_weights(network, name: str, source: str, *, width: float = 1.0) -> None:
