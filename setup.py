@@ -24,6 +24,7 @@ setup(
         "datasets.affect_faces": ["*.md", "*.bib", "*.txt"],
         "export": ["templates/*"],
         "pipeline": ["templates/*"],
+        "trainers": ["templates/*"],
     },
     install_requires=[
         "absl-py>=2.1",

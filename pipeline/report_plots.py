@@ -26,21 +26,22 @@ _MARKERS = dict(zip(EXPRESSIONS, "osv^DXPd"))
 _MAX_POINTS = 1500
 
 # Drawn in this colour, and replaced by the colour of the reader's theme.
-_INK = "#010203"
+INK = "#010203"
 _THEME = "svg{color:#333b44}@media(prefers-color-scheme:dark){svg{color:#c8d0d9}}"
-_STYLE = {
+#: Of every figure, as `matplotlib.rc_context` takes it.
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "affect_faces",
     "font.size": 9,
-    "text.color": _INK,
+    "text.color": INK,
     "axes.facecolor": "none",
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
     "axes.linewidth": 0.7,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "legend.frameon": False,
 }
 
@@ -56,7 +57,7 @@ def density(split: Mapping, edges: Sequence[float]) -> str:
       A data URI of an SVG image.
     """
     counts = np.array(split["valence_arousal_histogram"])
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.2, 4.7), layout="compressed")
         plane = figure.add_subplot()
         plane.set_facecolor(matplotlib.colormaps["cividis"](0))
@@ -79,7 +80,7 @@ def density(split: Mapping, edges: Sequence[float]) -> str:
         bar.set_ticks(ticks := sorted({1, most}), labels=[f"{tick:,}" for tick in ticks], minor=False)
         bar.minorticks_off()
         bar.outline.set_visible(False)
-        return _data_uri(figure)
+        return data_uri(figure)
 
 
 def circumplex(points: Mapping[str, np.ndarray]) -> str:
@@ -91,7 +92,7 @@ def circumplex(points: Mapping[str, np.ndarray]) -> str:
     Returns:
       A data URI of an SVG image.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.9), layout="compressed")
         plane = figure.add_subplot()
         for name, pairs in points.items():
@@ -113,12 +114,12 @@ def circumplex(points: Mapping[str, np.ndarray]) -> str:
         _cross(plane)
         _label_plane(plane)
         figure.legend(loc="outside right upper", title="mean of", alignment="left", labelspacing=0.8)
-        return _data_uri(figure)
+        return data_uri(figure)
 
 
 def one_class(name: str, points: Mapping[str, np.ndarray]) -> str:
     """One class in its colour before all others in grey; `points` and the result as in `circumplex`."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.3, 2.3), layout="constrained")
         plane = figure.add_subplot()
         every = _subset(np.concatenate(list(points.values())), _MAX_POINTS)
@@ -127,7 +128,7 @@ def one_class(name: str, points: Mapping[str, np.ndarray]) -> str:
         plane.scatter(*some.T, s=5, color=COLOURS[name], alpha=0.7, linewidths=0, rasterized=True)
         _cross(plane)
         _label_plane(plane)
-        return _data_uri(figure)
+        return data_uri(figure)
 
 
 def _label_plane(plane) -> None:
@@ -137,8 +138,8 @@ def _label_plane(plane) -> None:
 
 
 def _cross(plane) -> None:
-    plane.axhline(0, color=_INK, linewidth=0.4, alpha=0.5)
-    plane.axvline(0, color=_INK, linewidth=0.4, alpha=0.5)
+    plane.axhline(0, color=INK, linewidth=0.4, alpha=0.5)
+    plane.axvline(0, color=INK, linewidth=0.4, alpha=0.5)
 
 
 def _one_sigma(pairs: np.ndarray, edgecolor: str) -> Ellipse:
@@ -154,12 +155,13 @@ def _subset(pairs: np.ndarray, most: int) -> np.ndarray:
     return pairs[np.random.default_rng(0).choice(len(pairs), most, replace=False)]
 
 
-def _data_uri(figure: Figure) -> str:
+def data_uri(figure: Figure) -> str:
+    """A figure drawn with STYLE, as the data URI of an SVG image."""
     file = io.StringIO()
     figure.savefig(
         file, format="svg", dpi=160, transparent=False, facecolor="none", metadata={"Date": None, "Creator": None}
     )
     text = file.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = text.replace("<defs>", f"<style>{_THEME}</style><defs>", 1)
     return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()

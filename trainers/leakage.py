@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from datasets.selection import Selection
 from pipeline import documents, publishing
-from pipeline.errors import DataError
+from pipeline.errors import DataError, UsageError
 from pipeline.records import EXPRESSIONS
 
 _DATASET = {"folder": str, "name": str, "digest": str, "train_split": str, "validation_split": str}
@@ -120,7 +120,10 @@ def _splits(selection: Selection, trained_on: Mapping | None) -> tuple[Selection
         raise DataError(f"its dataset is not in {folder} any more")
     elif publishing.digest(folder) != trained_on["digest"]:
         raise DataError(f"{folder} now holds another dataset than the one that it was trained on")
-    return tuple(Selection(folder, trained_on[f"{split}_split"], None) for split in ("train", "validation"))
+    try:
+        return tuple(Selection(folder, trained_on[f"{split}_split"], None) for split in ("train", "validation"))
+    except UsageError as error:
+        raise DataError(str(error)) from None
 
 
 def _shared(selection: Selection, other: Selection) -> list[str]:

@@ -1,0 +1,581 @@
+"""Evaluation: predictions whatever the batches, files, pages, what is refused; and comparison of several."""
+
+import csv
+import dataclasses
+import html.parser
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import conversion, publishing
+from pipeline.errors import DataError, EnvironmentFault, UsageError
+from pipeline.records import EXPRESSIONS
+from pipeline.settings import Settings
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+keras = pytest.importorskip("keras")
+
+from datasets.selection import Selection  # noqa: E402
+from trainers import (  # noqa: E402
+    comparison,
+    comparison_page,
+    config,
+    evaluation,
+    evaluation_files,
+    prediction,
+    saliency,
+    subject,
+)
+
+SIZE = 32
+HEADS = ("expression", "valence", "arousal")
+
+
+def tiny_model(seed: int = 0, heads=HEADS, classes: int = 8) -> keras.Model:
+    """A model of the form of `trainers.model`, with random weights that make it sure of itself."""
+    keras.utils.set_random_seed(seed)
+    x = image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = keras.layers.Rescaling(1 / 127.5, -1)(x)
+    x = keras.layers.Conv2D(8, 5, strides=4, activation="relu", name="conv")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
+    outputs = {}
+    if "expression" in heads:
+        wide = keras.initializers.RandomNormal(stddev=6.0, seed=seed)
+        outputs["expression"] = keras.layers.Dense(
+            classes, activation="softmax", name="expression", kernel_initializer=wide
+        )(x)
+    for head in heads:
+        if head != "expression":
+            outputs[head] = keras.layers.Dense(1, activation="tanh", name=head)(x)
+    return keras.Model(image, outputs, name="custom_cnn")
+
+
+def tiny_workdir(folder: Path, dataset: Path, model: keras.Model) -> Path:
+    """What a training leaves behind."""
+    folder.mkdir(parents=True)
+    model.save(folder / "best.keras")
+    settings = config.TrainConfig(
+        data_dir=str(dataset.parents[2]), name=dataset.parent.name, backbone="custom_cnn", image_size=SIZE,
+        heads=tuple(model.output),
+    )  # fmt: skip
+    (folder / "config.json").write_text(config.to_json(settings))
+    (folder / "environment.json").write_text(
+        json.dumps(
+            {
+                "dataset": {
+                    "folder": str(dataset),
+                    "name": dataset.parent.name,
+                    "digest": publishing.digest(dataset),
+                    "train_split": "train",
+                    "validation_split": "validation",
+                }
+            }
+        )
+    )
+    (folder / "history.csv").write_text(
+        "epoch,step,best,loss,val_loss,val_accuracy,val_score\n0,3,0,2.1,2.0,0.2,0.2\n1,6,1,1.5,1.4,0.4,0.3\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workdir(sample_dataset, tmp_path_factory) -> Path:
+    """A training, and its evaluation on the training split (the largest), which must be allowed."""
+    folder = tiny_workdir(tmp_path_factory.mktemp("a") / "first", sample_dataset, tiny_model())
+    chosen = subject.from_workdir(str(folder), batch_size=16)
+    options = evaluation.Options(resamples=40, allow_leak=True)
+    evaluation.evaluate(chosen, str(sample_dataset), "train", str(folder / "eval"), options, say=lambda line: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def metrics(workdir) -> dict:
+    return json.loads((workdir / "eval" / "metrics.json").read_text())
+
+
+def predicted(model, dataset, split="train", batch_size=16, **given) -> prediction.Predictions:
+    selection = Selection(dataset, split, None)
+    return prediction.predict(prediction.from_keras(model, batch_size=batch_size), selection, split, **given)
+
+
+def test_each_example_once_whatever_the_batch(sample_dataset):
+    model = tiny_model()
+    count = Selection(sample_dataset, "train", None).count
+    found = {size: predicted(model, sample_dataset, batch_size=size) for size in (1, 7, 128)}
+    for size, predictions in found.items():
+        assert [len(column) for column in predictions.outputs.values()] == [count] * 3
+        for head, column in predictions.outputs.items():
+            assert np.abs(column - found[7].outputs[head]).max() <= 1e-5, (size, head)
+        for head, column in predictions.truth.items():
+            assert np.array_equal(column, found[7].truth[head], equal_nan=True)
+    assert count % 7 and count % 128
+
+
+def test_every_call_has_one_shape(sample_dataset):
+    shapes = set()
+
+    def call(images):
+        shapes.add(tuple(images.shape))
+        return {"expression": np.full((len(images), 8), 1 / 8), "valence": np.zeros((len(images), 1))}
+
+    predictor = prediction.Predictor(call, ["valence", "expression"], batch_size=7, image_size=SIZE, parameters=0)
+    selection = Selection(sample_dataset, "test", None)
+    predictions = prediction.predict(predictor, selection, "test")
+    assert shapes == {(7, SIZE, SIZE, 3)} and selection.count % 7
+    assert predictor.heads == ("expression", "valence") and set(predictions.outputs) == {"expression", "valence"}
+    assert len(predictions.outputs["expression"]) == selection.count
+
+
+def test_truth_is_that_of_the_records(sample_dataset):
+    selection = Selection(sample_dataset, "test", None)
+    predictions = predicted(tiny_model(), sample_dataset, "test")
+    assert np.array_equal(predictions.truth["expression"], selection.expression)
+    for head in ("valence", "arousal"):
+        assert np.array_equal(predictions.truth[head], selection.column(head).to_numpy(), equal_nan=True)
+
+
+def test_rows_are_those_of_the_whole(sample_dataset):
+    model, rows = tiny_model(), np.array([3, 5, 11])
+    whole, some = predicted(model, sample_dataset), predicted(model, sample_dataset, rows=rows)
+    for head in HEADS:
+        assert some.outputs[head] == pytest.approx(whole.outputs[head][rows], abs=1e-6)
+        assert np.array_equal(some.truth[head], whole.truth[head][rows], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({"expression": np.full(8, np.nan)}, "expression is not finite for 2 of 2 examples, first"),
+        ({"expression": np.full(8, 0.5)}, "expression is no distribution"),
+        (
+            {"expression": np.full(7, 1 / 7)},
+            r"shape \[2, 7\] for 2 images; \[2, 8\] is due: a probability each of neutral",
+        ),
+        ({"valence": np.array([3.0])}, r"valence lies outside \[-1, 1\]"),
+        ({"mood": np.zeros(1)}, "the model gives mood; at least one of expression"),
+    ],
+)
+def test_a_broken_model_is_named(sample_dataset, outputs, message):
+    with pytest.raises(DataError, match=message):
+        predictor = prediction.Predictor(
+            lambda images: {head: np.stack([row] * len(images)) for head, row in outputs.items()},
+            list(outputs), batch_size=2, image_size=SIZE, parameters=0,
+        )  # fmt: skip
+        prediction.predict(predictor, Selection(sample_dataset, "test", None), "test")
+
+
+def test_files_agree_with_each_other(workdir, metrics):
+    with open(workdir / "eval" / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == metrics["dataset"]["evaluated"] == metrics["dataset"]["examples"]
+    assert len({row["id"] for row in rows}) == len(rows)
+    known = [row for row in rows if row["true_expression"]]
+    right = sum(row["true_expression"] == row["expression"] for row in known)
+    eight = metrics["expression"]["protocols"]["eight"]
+    assert eight["plain"]["accuracy"]["value"] == pytest.approx(right / len(known))
+    assert eight["plain"]["accuracy"]["examples"] == eight["examples"] == len(known)
+    for row in rows:
+        assert max(EXPRESSIONS, key=lambda name: float(row[name])) == row["expression"]
+    valence = np.array([[float(row["true_valence"]), float(row["valence"])] for row in rows if row["true_valence"]])
+    figures = metrics["valence"]["figures"]
+    assert figures["mae"]["value"] == pytest.approx(np.abs(valence[:, 0] - valence[:, 1]).mean())
+    assert figures["mae"]["examples"] == metrics["valence"]["examples"] == len(valence)
+    assert figures["mae"]["low"] <= figures["mae"]["value"] <= figures["mae"]["high"]
+    with open(workdir / "eval" / "confusion_matrix.csv", newline="") as file:
+        confusion = list(csv.reader(file))
+    assert confusion[0][1:] == list(EXPRESSIONS) and sum(int(n) for row in confusion[1:] for n in row[1:]) == len(known)
+    assert sum(int(row[1 + EXPRESSIONS.index(row[0])]) for row in confusion[1:]) == right
+    assert metrics["guard"]["allowed"] == ["leak"] and metrics["guard"]["shared_with_train"] == len(rows)
+
+
+def test_predictions_are_read_back_as_they_were(workdir, metrics, sample_dataset):
+    ids, back = evaluation_files.read_predictions(str(workdir / "eval"), metrics["predictions_sha256"])
+    expected = predicted(keras.models.load_model(workdir / "best.keras"), sample_dataset)
+    assert ids == Selection(sample_dataset, "train", None).column("id").to_pylist()
+    for head in HEADS:
+        assert np.array_equal(back.outputs[head], expected.outputs[head])
+        assert np.array_equal(back.truth[head], expected.truth[head], equal_nan=True)
+
+
+def test_hostile_ids_come_back(tmp_path):
+    ids = ['a,"b"\n<script>', "ü\u202e 😀", "=1+1", ""]
+    truth = {"expression": np.array([0, -1, 2, 7], np.int8)}
+    truth |= {head: np.array([0.1, np.nan, -1, 1], np.float32) for head in ("valence", "arousal")}
+    outputs = {"expression": np.random.default_rng(0).dirichlet(np.ones(8), 4).astype(np.float32)}
+    with evaluation_files.output_file(str(tmp_path), "predictions.csv") as file:
+        writer = evaluation_files.PredictionsWriter(file)
+        writer(ids[:2], *({name: column[:2] for name, column in columns.items()} for columns in (truth, outputs)))
+        writer(ids[2:], *({name: column[2:] for name, column in columns.items()} for columns in (truth, outputs)))
+    found, back = evaluation_files.read_predictions(str(tmp_path), writer.digest())
+    assert found == ids and set(back.outputs) == {"expression"}
+    assert np.array_equal(back.outputs["expression"], outputs["expression"])
+    assert np.array_equal(back.truth["valence"], truth["valence"], equal_nan=True)
+    with pytest.raises(DataError, match=r"predictions.csv is not what metrics.json was computed from"):
+        evaluation_files.read_predictions(str(tmp_path), "0" * 64)
+
+
+class Page(html.parser.HTMLParser):
+    """The elements and the text of a page."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.source, self.elements, self.text = path.read_text(), [], ""
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def alts(self) -> list[str]:
+        return [attributes["alt"] for tag, attributes in self.elements if tag == "img"]
+
+
+def check_self_contained(page: Page) -> None:
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "base", "form"}
+    for _, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert attributes.get("src", "data:image/").startswith("data:image/")
+        assert attributes.get("href", "#").startswith("#")
+
+
+def test_report_shows_everything(workdir, metrics):
+    page = Page(workdir / "eval" / "report.html")
+    check_self_contained(page)
+    alts = page.alts()
+    for start in (
+        "Loss and validation", "Confusion matrix", "ROC and", "Accuracy against", "Confidence of right",
+        "Predicted against true valence and arousal", "The plane of valence", "Grad-CAM of",
+    ):  # fmt: skip
+        assert [alt for alt in alts if alt.startswith(start)], start
+    accuracy = metrics["expression"]["protocols"]["eight"]["plain"]["accuracy"]["value"]
+    assert f"{accuracy:.3f}" in page.text and "were trained on" in page.text
+    assert "contempt: a prediction of it is wrong" in page.text
+    # The most confident mistake comes first.
+    with open(workdir / "eval" / "predictions.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["true_expression"] not in ("", row["expression"])]
+    surest = max(rows, key=lambda row: max(float(row[name]) for name in EXPRESSIONS))
+    titles = [attributes["title"] for tag, attributes in page.elements if tag == "figure" and "title" in attributes]
+    assert titles[0] == surest["id"]
+    assert (workdir / "eval" / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_same_evaluation_same_bytes(workdir, sample_dataset, tmp_path):
+    chosen = subject.from_workdir(str(workdir), batch_size=16)
+    options = evaluation.Options(resamples=40, allow_leak=True)
+    evaluation.evaluate(chosen, str(sample_dataset), "train", str(tmp_path), options, say=lambda line: None)
+    for name in ("predictions.csv", "confusion_matrix.csv"):
+        assert (tmp_path / name).read_bytes() == (workdir / "eval" / name).read_bytes()
+    first, second = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, workdir / "eval"))
+    assert first.pop("speed").keys() == second.pop("speed").keys() and first == second
+    assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(workdir / "eval"))
+
+
+def test_single_class(workdir, sample_dataset, tmp_path):
+    lines = []
+    chosen = subject.from_workdir(str(workdir), batch_size=16)
+    options = evaluation.Options(resamples=20, only="happy", num_samples=5, allow_leak=True)
+    metrics = evaluation.evaluate(chosen, str(sample_dataset), "train", str(tmp_path), options, say=lines.append)
+    assert metrics["dataset"]["evaluated"] == 5 and metrics["only"] == "happy"
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        assert {row["true_expression"] for row in csv.DictReader(file)} == {"happy"}
+    eight = metrics["expression"]["protocols"]["eight"]
+    assert eight["plain"]["recall/happy"]["value"] == eight["plain"]["accuracy"]["value"]
+    assert eight["plain"]["roc_auc"]["value"] is None and len(eight["absent"]) == 7
+    page = Page(tmp_path / "report.html")
+    assert "of happy alone" in page.text and not [alt for alt in page.alts() if alt.startswith("ROC")]
+
+
+def test_without_expressions(sample_dataset, tmp_path):
+    folder = tiny_workdir(tmp_path / "affect", sample_dataset, tiny_model(heads=("valence",)))
+    chosen = subject.from_workdir(str(folder), batch_size=16)
+    metrics = evaluation.evaluate(
+        chosen, str(sample_dataset), "test", str(tmp_path / "eval"), evaluation.Options(resamples=0),
+        say=lambda line: None,
+    )  # fmt: skip
+    assert metrics["heads"] == ["valence"] and set(metrics["unscored"]) == {"expression", "arousal"}
+    assert metrics["valence"]["figures"]["ccc"]["low"] is None
+    page = Page(tmp_path / "eval" / "report.html")
+    assert "Not scored: arousal: the model does not predict it." in page.text
+    assert not (tmp_path / "eval" / "confusion_matrix.csv").exists()
+
+
+@pytest.fixture(scope="module")
+def contemptless(tmp_path_factory, sample_faces_dir) -> Path:
+    """Drawn faces of another seed, without contempt, valence and arousal, as FER-2013 has them; one id is hostile."""
+    from datasets import sample_faces
+
+    raw = tmp_path_factory.mktemp("fer") / "raw"
+    sample_faces.write_dataset(raw, count=40, seed=1, image_size=48)
+    images = sorted((raw / "images").iterdir())
+    names = [f"<img src=x onerror=alert(1)>{{{{7*7}}}} {index}.jpg" for index in range(len(images))]
+    lines = ["image,expression,split\n"]
+    for index, (image, name) in enumerate(zip(images, names)):
+        image.rename(raw / name)
+        lines.append(f'"{name}",{EXPRESSIONS[index % 7]},test\n')
+    (raw / "labels.csv").write_text("".join(lines))
+    shutil.rmtree(raw / "annotations")
+    shutil.rmtree(raw / "images")
+    settings = Settings("csv", str(raw), str(tmp_path_factory.mktemp("data")), "fer", max_bad_fraction=0.5)
+    return Path(conversion.convert(settings).dataset_dir)
+
+
+def test_another_dataset_with_other_classes(workdir, contemptless, tmp_path):
+    lines = []
+    chosen = subject.from_workdir(str(workdir), batch_size=16)
+    metrics = evaluation.evaluate(
+        chosen, str(contemptless), "test", str(tmp_path), evaluation.Options(resamples=20, protocol="common"),
+        say=lines.append,
+    )  # fmt: skip
+    assert metrics["guard"] == {
+        "checked": True, "reason": "", "shared_with_train": 0, "shared_with_validation": 0, "allowed": [],
+    }  # fmt: skip
+    found = metrics["expression"]["protocols"]
+    assert found["eight"]["absent"] == ["contempt"] and found["common"]["classes"] == list(EXPRESSIONS[:7])
+    assert found["common"]["mapping"] == ["contempt: masked in the prediction; 0 faces left out"]
+    assert "  contempt: masked in the prediction; 0 faces left out" in lines
+    assert found["common"]["plain"] == found["seven"]["plain"]
+    assert metrics["heads"] == ["expression"] and metrics["unscored"]["valence"] == "valence: no example has a label"
+    page = Page(tmp_path / "report.html")
+    check_self_contained(page)
+    assert "{{7*7}}" in page.text and not [tag for tag, a in page.elements if tag == "img" and a["src"] == "x"]
+    # A model of valence alone finds nothing to score here.
+    folder = tiny_workdir(tmp_path / "affect", contemptless, tiny_model(heads=("valence",)))
+    with pytest.raises(DataError, match=r"nothing to score in 'test'.*valence: no example has a label"):
+        evaluation.evaluate(
+            subject.from_workdir(str(folder), batch_size=8), str(contemptless), "test", str(tmp_path / "none"),
+            evaluation.Options(allow_leak=True), say=lines.append,
+        )  # fmt: skip
+
+
+def test_leaks_and_wrong_requests_leave_nothing_behind(workdir, sample_dataset, tmp_path):
+    chosen = subject.from_workdir(str(workdir), batch_size=16)
+    for split, options, message in (
+        ("train", {}, "the model was trained on them"),
+        ("validation", {}, "they chose the checkpoint"),
+        ("nonsense", {}, "split 'nonsense' cannot be read"),
+    ):
+        with pytest.raises((DataError, UsageError), match=message):
+            evaluation.evaluate(
+                chosen, str(sample_dataset), split, str(tmp_path / "eval"), evaluation.Options(**options)
+            )
+    assert not (tmp_path / "eval").exists()
+    with pytest.raises(UsageError, match="--expression=joyful is not accepted; give one of neutral"):
+        evaluation.Options(only="joyful")
+    with pytest.raises(UsageError, match="--protocol=nine"):
+        evaluation.Options(protocol="nine")
+
+
+def test_output_that_cannot_be_written(workdir, sample_dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentFault, match="file/eval cannot be made: Not a directory"):
+        evaluation.evaluate(
+            subject.from_workdir(str(workdir), batch_size=16), str(sample_dataset), "test",
+            str(tmp_path / "file" / "eval"), evaluation.Options(resamples=0),
+        )  # fmt: skip
+
+
+def test_a_damaged_evaluation_is_named(workdir, tmp_path):
+    folder = shutil.copytree(workdir / "eval", tmp_path / "eval")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    del metrics["valence"]["figures"]["ccc"]["low"]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(DataError, match=r"metrics.json, field valence.figures.ccc.low: it is missing; evaluate again"):
+        evaluation_files.read_metrics(str(folder))
+
+
+def test_grad_cam_points_at_what_speaks():
+    """A model that looks for a bright spot: the map is bright there."""
+    x = image = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.Rescaling(1 / 255)(x)
+    x = keras.layers.AveragePooling2D(4)(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
+    model = keras.Model(image, {"expression": keras.layers.Dense(8, activation="softmax", name="expression")(x)})
+    kernel = np.zeros((3, 8), np.float32)
+    kernel[:, 1] = 5  # happy speaks for brightness
+    model.get_layer("expression").set_weights([kernel, np.zeros(8, np.float32)])
+    pixels = np.zeros((2, SIZE, SIZE, 3), np.uint8)
+    pixels[0, 4:12, 20:28] = 255
+    pixels[1, 20:28, 4:12] = 255
+    heat = saliency.grad_cam(model, pixels, np.array([1, 1]))
+    assert heat.shape == (2, SIZE, SIZE) and heat.max((1, 2)) == pytest.approx([1, 1])
+    assert np.unravel_index(heat[0].argmax(), (SIZE, SIZE)) == pytest.approx((7.5, 23.5), abs=4)
+    assert np.unravel_index(heat[1].argmax(), (SIZE, SIZE)) == pytest.approx((23.5, 7.5), abs=4)
+    assert saliency.grad_cam(model, pixels, np.array([0, 0])).max() == 0  # brightness speaks against neutral
+
+
+@pytest.fixture(scope="module")
+def evaluations(sample_dataset, tmp_path_factory) -> list[str]:
+    """Two models on the test split; the second predicts what is true, but for every eighth example."""
+    folders = []
+    for name in ("weak", "strong"):
+        folder = tiny_workdir(tmp_path_factory.mktemp(name) / "model", sample_dataset, tiny_model())
+        chosen = subject.from_workdir(str(folder), batch_size=16)
+        if name == "strong":
+            selection = Selection(sample_dataset, "test", None)
+            truth = np.where(np.arange(selection.count) % 8, selection.expression, 0)
+            rows = iter(np.eye(8)[truth] * 0.9 + 0.0125)
+            valence = iter(selection.column("valence").to_numpy())
+            chosen = dataclasses.replace(
+                chosen,
+                predictor=prediction.Predictor(
+                    lambda images, rows=rows, valence=valence: {
+                        "expression": np.stack([next(rows, np.eye(8)[0]) for _ in images]),
+                        "valence": np.stack([[np.clip(next(valence, 0) + 0.01, -1, 1)] for _ in images]),
+                        "arousal": np.zeros((len(images), 1)),
+                    },
+                    HEADS, batch_size=16, image_size=SIZE, parameters=7,
+                ),
+                keras=None,
+            )  # fmt: skip
+        evaluation.evaluate(
+            chosen, str(sample_dataset), "test", str(folder / "eval"), evaluation.Options(resamples=20),
+            say=lambda line: None,
+        )  # fmt: skip
+        folders.append(str(folder))
+    return folders
+
+
+def test_comparison_says_better_only_where_it_holds(evaluations):
+    entries = comparison.load(evaluations, ensemble=False)
+    assert [entry.name for entry in entries] == ["model", "model (2)"]
+    rows = {row.key: row for row in comparison.compare(entries, protocol="eight", resamples=200, seed=0)}
+    accuracy = rows["expression/accuracy"]
+    assert accuracy.winner == "model (2)"
+    difference, low, high = accuracy.differences["model (2)", "model"]
+    assert 0 < low < difference < high
+    assert accuracy.differences["model", "model (2)"] == pytest.approx((-difference, -high, -low))
+    assert rows["expression/nll"].winner == rows["valence/rmse"].winner == "model (2)"  # where less is better
+    # Against itself there is no winner.
+    itself = comparison.compare([entries[0], dataclasses.replace(entries[0], name="copy")], protocol="eight",
+                                resamples=50, seed=0)  # fmt: skip
+    assert {row.winner for row in itself} == {""}
+    assert itself[0].differences["model", "copy"] == (0, 0, 0)
+
+
+def test_paired_difference_is_narrower_than_an_unpaired_one(evaluations):
+    """Two models that err on the same examples but one: the paired interval of their difference is narrow."""
+    strong = comparison.load(evaluations, ensemble=False)[1]
+    outputs = dict(strong.predictions.outputs)
+    outputs["expression"] = outputs["expression"].copy()
+    row = int(np.flatnonzero(outputs["expression"].argmax(1) == strong.predictions.truth["expression"])[0])
+    outputs["expression"][row] = np.roll(outputs["expression"][row], 1)
+    other = dataclasses.replace(
+        strong, name="other", predictions=dataclasses.replace(strong.predictions, outputs=outputs)
+    )
+    table = comparison.compare([strong, other], protocol="eight", resamples=300, seed=0)
+    accuracy = next(row for row in table if row.key == "expression/accuracy")
+    _, low, high = accuracy.differences[strong.name, "other"]
+    own = accuracy.figures["other"]
+    assert low == 0 and accuracy.winner == ""
+    assert high - low < own["high"] - own["low"]
+
+
+def test_ensemble_is_the_mean(evaluations):
+    entries = comparison.load(evaluations, ensemble=True)
+    assert entries[-1].name == "ensemble" and entries[-1].metrics is None
+    for head in HEADS:
+        expected = (entries[0].predictions.outputs[head] + entries[1].predictions.outputs[head]) / 2
+        assert entries[-1].predictions.outputs[head] == pytest.approx(expected, abs=1e-7)
+
+
+def test_comparison_page(evaluations, tmp_path):
+    entries = comparison.load(evaluations, ensemble=True)
+    rows = comparison.compare(entries, protocol="common", resamples=30, seed=0)
+    comparison_page.write(str(tmp_path / "c.html"), entries, rows, protocol="common", resamples=30)
+    page = Page(tmp_path / "c.html")
+    check_self_contained(page)
+    for start in ("Figures with", "ROC curves", "Precision-recall", "Accuracy against", "Validation loss"):
+        assert [alt for alt in page.alts() if alt.startswith(start)], start
+    assert "model (2) − ensemble" in page.text and "macro F1" in page.text
+
+
+def test_comparison_of_other_examples_is_refused(evaluations, workdir):
+    with pytest.raises(DataError, match=r"is an evaluation of other examples .*sample train.* than"):
+        comparison.load([evaluations[0], str(workdir)], ensemble=False)
+    with pytest.raises(UsageError, match="two or more"):
+        comparison.load(evaluations[:1], ensemble=False)
+    with pytest.raises(DataError, match=r"metrics.json cannot be read"):
+        comparison.load([evaluations[0], evaluations[0] + "x"], ensemble=False)
+
+
+def test_exported_model(sample_dataset, tmp_path):
+    """A SavedModel takes the encoded images, and says what the Keras model says."""
+    import tensorflow as tf
+
+    from datasets import preprocessing
+
+    folder = tiny_workdir(tmp_path / "work", sample_dataset, tiny_model())
+    model = keras.models.load_model(folder / "best.keras")
+
+    class Exported(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+        def serve(self, image_bytes):
+            images = tf.map_fn(
+                lambda data: preprocessing.decode_and_resize(data, SIZE), image_bytes, fn_output_signature=tf.uint8
+            )
+            return model(images, training=False)
+
+    exported = Exported()
+    exported.model = model
+    tf.saved_model.save(exported, str(folder / "export" / "1"), signatures={"serving_bytes": exported.serve})
+    chosen = subject.from_export(str(folder / "export" / "1"), "", batch_size=7)
+    assert chosen.trained_on["name"] == "sample" and chosen.about["parameters"] == model.count_params()
+    selection = Selection(sample_dataset, "test", None)
+    found = prediction.predict(chosen.predictor, selection, "test")
+    expected = predicted(model, sample_dataset, "test", batch_size=7)
+    for head in HEADS:
+        assert found.outputs[head] == pytest.approx(expected.outputs[head], abs=1e-6)
+    with pytest.raises(DataError, match=r"holds no saved_model.pb"):
+        subject.from_export(str(tmp_path), "", batch_size=7)
+
+
+@pytest.mark.parametrize("name", ["environment.json", "best.keras", "config.json"])
+def test_a_workdir_that_is_none(workdir, tmp_path, name):
+    folder = shutil.copytree(workdir, tmp_path / "work")
+    (folder / name).unlink()
+    with pytest.raises(DataError, match=name):
+        subject.from_workdir(str(folder), batch_size=4)
+
+
+def browse(page: Path, tmp_path: Path) -> subprocess.CompletedProcess:
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += ["--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--dump-dom"]
+    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+def test_a_browser_shows_the_pages_without_complaint(workdir, evaluations, tmp_path):
+    entries = comparison.load(evaluations, ensemble=True)
+    rows = comparison.compare(entries, protocol="eight", resamples=10, seed=0)
+    comparison_page.write(str(tmp_path / "c.html"), entries, rows, protocol="eight", resamples=10)
+    for page, text in ((workdir / "eval" / "report.html", "Mistakes"), (tmp_path / "c.html", "Differences")):
+        done = browse(page, tmp_path)
+        assert "CONSOLE" not in done.stderr and text in done.stdout
+
+
+def test_commands(workdir, tmp_path):
+    """Through the command lines: an evaluation, a leak's exit code, a comparison."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
+
+    refused = run("trainers.evaluate", f"--workdir={workdir}", "--split=validation", "--resamples=5")
+    assert refused.returncode == 3 and refused.stderr.splitlines()[-1].startswith("error: ")
+    assert "--allow_selection_split" in refused.stderr and "Traceback" not in refused.stderr
+    done = run("trainers.evaluate", f"--workdir={workdir}", "--resamples=5", f"--output={tmp_path / 'a'}")
+    assert done.returncode == 0, done.stderr
+    assert "expression, protocol seven_contempt_wrong" in done.stdout
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    done = run("trainers.compare", f"--evaluations={tmp_path / 'a'},{tmp_path / 'b'}", "--resamples=5",
+               f"--output={tmp_path / 'compare.html'}")  # fmt: skip
+    assert done.returncode == 0 and "winner: –" in done.stdout and (tmp_path / "compare.html").is_file()
+    wrong = run("trainers.evaluate")
+    assert wrong.returncode == 1 and "--workdir" in wrong.stderr

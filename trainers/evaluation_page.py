@@ -1,0 +1,245 @@
+"""The report of an evaluation: `report.html`, which needs no network, and `report.pdf` with the same figures."""
+
+import base64
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
+from PIL import Image
+
+from datasets.selection import Selection
+from pipeline import report_plots
+from pipeline.records import EXPRESSIONS
+from trainers import evaluation_faces, evaluation_files, evaluation_plots, scoreboard, scores
+from trainers.evaluation_faces import Face
+from trainers.prediction import Predictions
+from trainers.protocols import View
+from trainers.subject import Subject
+
+PAGE, PDF = "report.html", "report.pdf"
+_LINES_PER_PAGE = 62
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A figure with its place in the report.
+
+    Attributes:
+      section: the id of its section.
+      caption: what it shows, also for those who cannot see it.
+      figure: drawn.
+    """
+
+    section: str
+    caption: str
+    figure: Figure
+
+
+def write(
+    folder: str,
+    metrics: Mapping,
+    predictions: Predictions,
+    view: View | None,
+    subject: Subject,
+    selection: Selection,
+    rows: np.ndarray | None,
+) -> None:
+    """Writes both reports.
+
+    Args:
+      folder: of the evaluation.
+      metrics: what `metrics.json` holds.
+      predictions: of what was evaluated.
+      view: what the shown protocol counts; None without expressions.
+      subject: the model.
+      selection: the dataset's split.
+      rows: those of the selection that `predictions` are of; None is all.
+    """
+    plots = _plots(predictions, view, subject.history)
+    place = np.arange(selection.count) if rows is None else rows
+    if view is not None:
+        faces = evaluation_faces.by_expression(selection, place[view.rows], view, subject.keras)
+    else:
+        faces = evaluation_faces.by_affect(selection, place, predictions, subject.predictor.image_size)
+    with evaluation_files.output_file(folder, PAGE) as file:
+        file.write(_html(metrics, plots, faces).encode("utf-8", "backslashreplace"))
+    with evaluation_files.output_file(folder, PDF) as file:
+        _write_pdf(file, metrics, plots, faces)
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this package, with those of `pipeline`."""
+    here = Path(__file__)
+    folders = [here.with_name("templates"), here.parents[1] / "pipeline" / "templates"]
+    loaded = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    loaded.filters.update(
+        number="{:,}".format, figure=shown, signed=_signed, size=_size, duration=_duration, image=png, drawing=drawing
+    )
+    return loaded
+
+
+def drawing(figure: Figure) -> str:
+    """A figure as the data URI of an SVG image."""
+    with matplotlib.rc_context(report_plots.STYLE):
+        return report_plots.data_uri(figure)
+
+
+def png(pixels: np.ndarray) -> str:
+    """Pixels, uint8 [H, W, 3], as the data URI of a JPEG image."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def shown(value: float | None) -> str:
+    """A figure as text; "–" when it is not defined."""
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def _plots(predictions: Predictions, view: View | None, history: Sequence[Mapping]) -> list[Plot]:
+    plots = []
+    if history:
+        plots.append(Plot("training", "Loss and validation scores over the epochs", evaluation_plots.training(history)))
+    if view is not None:
+        truth, probabilities = view.truth, view.probabilities
+        counts = scoreboard.confusion(truth, probabilities.argmax(1))
+        present = [index for index in view.classes if counts[index].any()]
+        plots.append(
+            Plot("confusion", "Confusion matrix, counts and rates", evaluation_plots.confusion(counts, present))
+        )
+        if len(present) > 1:
+            plots.append(
+                Plot("curves", "ROC and precision-recall curves", evaluation_plots.curves(truth, probabilities))
+            )
+        plots.append(
+            Plot(
+                "confidence", "Accuracy against confidence",
+                evaluation_plots.reliability({"": (truth, probabilities)}),
+            )
+        )  # fmt: skip
+        plots.append(
+            Plot("confidence", "Confidence of right and wrong predictions by class",
+                 evaluation_plots.confidences(truth, probabilities))
+        )  # fmt: skip
+    pairs = {}
+    for head in ("valence", "arousal"):
+        if head in predictions.outputs and len(known := predictions.known(head)):
+            pairs[head] = (predictions.truth[head][known], predictions.outputs[head][known])
+    if pairs:
+        plots.append(Plot("affect", f"Predicted against true {' and '.join(pairs)}", evaluation_plots.agreement(pairs)))
+    if len(pairs) == 2 and len(known := np.intersect1d(*map(predictions.known, pairs))):
+        truth, outputs = (
+            np.stack([columns[head][known] for head in pairs], 1)
+            for columns in (predictions.truth, predictions.outputs)
+        )
+        plots.append(
+            Plot(
+                "affect", "The plane of valence and arousal, arrows from truth to prediction",
+                evaluation_plots.arrows(truth, outputs, predictions.truth["expression"][known]),
+            )
+        )  # fmt: skip
+    return plots
+
+
+def _html(metrics: Mapping, plots: Sequence[Plot], faces: Sequence[Face]) -> str:
+    return environment().get_template("evaluation.html").render(
+        metrics=metrics,
+        plots=plots,
+        faces=faces,
+        explained=any(face.heat is not None for face in faces),
+        classification=scores.CLASSIFICATION,
+        per_class=scores.PER_CLASS,
+        regression=scores.REGRESSION,
+        expressions=EXPRESSIONS,
+        colours=report_plots.COLOURS,
+    )  # fmt: skip
+
+
+def _write_pdf(file: io.BufferedIOBase, metrics: Mapping, plots: Sequence[Plot], faces: Sequence[Face]) -> None:
+    lines = list(_text(metrics))
+    style = report_plots.STYLE | {"pdf.fonttype": 42}
+    # Without a date the same evaluation gives the same bytes.
+    with matplotlib.rc_context(style), PdfPages(file, metadata={"CreationDate": None}) as pages:
+        for first in range(0, len(lines), _LINES_PER_PAGE):
+            page = Figure(figsize=(8.3, 11.7))
+            page.text(
+                0.07, 0.95, "\n".join(lines[first : first + _LINES_PER_PAGE]), family="monospace", fontsize=8, va="top",
+                parse_math=False,
+            )  # fmt: skip
+            pages.savefig(page)
+        for plot in plots:
+            pages.savefig(plot.figure)
+        for kind, right in (("Mistakes, the most confident first", False), ("Right", True)):
+            some = [face for face in faces if face.right == right]
+            if some:
+                pages.savefig(_grid(kind, some))
+
+
+def _text(metrics: Mapping):
+    """The tables as lines of text."""
+    data, model = metrics["dataset"], metrics["model"]
+    yield f"{_ascii(model['name'])} on {_ascii(data['name'])} {data['split']}, {data['evaluated']:,} examples"
+    yield f"{model['parameters']:,} parameters; intervals: {metrics['intervals']['resamples']:,} resamples, 95 %"
+    if "expression" in metrics["heads"]:
+        for name, protocol in metrics["expression"]["protocols"].items():
+            yield from ("", f"{name}: {protocol['title']}", *(f"  {line}" for line in protocol["mapping"]))
+            yield f"{'':28}{'plain':>8}{'':22}{'skew-norm.':>12}{'examples':>12}"
+            for figure, title in scores.CLASSIFICATION.items():
+                plain, skew = protocol["plain"][figure], protocol["skew_normalised"][figure]
+                yield f"{title:<26}{_cell(plain)}{_cell(skew)}{plain['examples']:>8,}"
+    for head in ("valence", "arousal"):
+        if head in metrics["heads"]:
+            yield from ("", head)
+            for figure, title in scores.REGRESSION.items():
+                found = metrics[head]["figures"][figure]
+                yield f"{title:<26}{_cell(found)}{found['examples']:>8,}"
+
+
+def _cell(figure: Mapping) -> str:
+    between = "" if figure["low"] is None else f" [{shown(figure['low'])}, {shown(figure['high'])}]"
+    return f"{shown(figure['value']):>8}{between:<18}"
+
+
+def _grid(title: str, faces: Sequence[Face]) -> Figure:
+    """Faces with their texts, six a row; those with a heat map show it beside."""
+    tiles = []
+    for face in faces:
+        tiles.append((face.image, f"{face.truth} →\n{face.predicted}"))
+        if face.heat is not None:
+            tiles.append((face.heat, "Grad-CAM"))
+    rows = -(-len(tiles) // 6)
+    figure = Figure(figsize=(8.3, 1.6 * rows + 0.5), layout="constrained")
+    figure.suptitle(title)
+    for axes, tile in zip(figure.subplots(rows, 6, squeeze=False).ravel(), tiles + [None] * (6 * rows - len(tiles))):
+        axes.set_axis_off()
+        if tile:
+            axes.imshow(tile[0])
+            axes.set_title(tile[1], fontsize=7)
+    return figure
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+def _signed(value: float) -> str:
+    return "–" if value != value else f"{value:+.3f}".replace("-", "−")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
