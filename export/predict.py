@@ -10,7 +10,7 @@ Exit codes: 0 done, 1 wrong usage, 3 there is no such model or no image, 4 the o
 
 import os
 
-from absl import flags
+from absl import flags, logging
 
 from pipeline import command
 
@@ -30,6 +30,9 @@ def main() -> None:
 
 
 def _predict() -> None:
+    # Libraries' remarks on how they were built and what they open; their errors come as exceptions.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.WARNING)
     # TensorFlow takes longer to import than --help may take to answer.
     from export import predicting
 
