@@ -65,6 +65,7 @@ class Learner:
             # The first step whose loss or gradient was not finite, and what it was: loss, those of the heads, norm.
             self._bad_step = _variable(np.int64(-1))
             self._bad = _variable(np.zeros(2 + len(config.heads), np.float32))
+        self._validate = tf.function(self._validation_step, jit_compile=config.xla)
 
     def begin_phase(self, trainable: Sequence[keras.Variable]) -> None:
         """Makes an optimizer for these weights, its own state zero, and forgets the one before."""
@@ -77,10 +78,8 @@ class Learner:
         own = [*self._averages, self._count, self._sums, self._bad_step, self._bad]
         learned = [weight.value for weight in (*self._log_variances.values(), *self.optimizer.variables)]
         self.variables = [*model, *own, *learned]
-        compiled = {"jit_compile": self._config.xla, "reduce_retracing": False}
-        self._train = self._distributed(self._train_step, compiled)
-        self._renormalise = tf.function(self._forward, **compiled)
-        self._validate = tf.function(self._validation_step, **compiled)
+        self._train = self._distributed(self._train_step)
+        self._renormalise = tf.function(self._forward, jit_compile=self._config.xla)
 
     def train(self, batch: Mapping, rate: float) -> None:
         """One step.
@@ -299,10 +298,10 @@ class Learner:
             optimizer = keras.optimizers.SGD(1.0, momentum=MOMENTUM)
         return keras.optimizers.LossScaleOptimizer(optimizer) if self._float16 else optimizer
 
-    def _distributed(self, step: Callable, compiled: dict) -> Callable:
+    def _distributed(self, step: Callable) -> Callable:
         if self._replicas == 1:
-            return tf.function(step, **compiled)
-        return tf.function(lambda *arguments: self._strategy.run(step, args=arguments), **compiled)
+            return tf.function(step, jit_compile=self._config.xla)
+        return tf.function(lambda *given: self._strategy.run(step, args=given), jit_compile=self._config.xla)
 
     def _total(self, value: tf.Tensor) -> tf.Tensor:
         """The sum over all devices."""

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from datasets.input_pipeline import make_eval, make_train
+from datasets.ordering import Order
 from datasets.selection import Selection
 from pipeline import publishing
 from pipeline.errors import DataError, UsageError
@@ -42,7 +43,10 @@ class Streams:
                 f"no face of {config.validation_split!r} has an expression label, only shares of votes at best; "
                 "choose the best epoch on another --validation_split"
             )
-        self.steps = int(self._make_train(epochs=1, cache="none").cardinality())
+        classes = self.train.expression if config.balance == "resample" else None
+        self.steps = Order(self.train.count, classes=classes).epoch_length // config.batch_size
+        if not self.steps:
+            self._make_train(epochs=1, cache="none")  # says why
 
     def training(self, start: tuple[int, int] = (0, 0), *, prefetch_to_device: bool = False) -> tf.data.Dataset:
         """Batches from (epoch, step) to the end of the last epoch; at the very end there is none."""

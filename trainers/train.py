@@ -22,7 +22,6 @@ from trainers.recipes import RECIPES, recipe
 
 #: Fields that are paths: no shell expands the ~ of --data_dir=~/data.
 _PATHS = ("data_dir", "weights", "init")
-_DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
 
 
 def main() -> None:
@@ -34,13 +33,14 @@ def main() -> None:
 
 def define_config_flags() -> None:
     """A flag for each field of TrainConfig, None unless given."""
+    by_type = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
     for field in dataclasses.fields(TrainConfig):
         text, choices = field.metadata["help"], field.metadata["choices"]
         if field.name == "recipe":
             text, choices = "named configuration to start from; empty is the defaults below", tuple(RECIPES)
         listed = f": {', '.join(map(str, choices))}" if choices else ""
         default = f" (default: {_written(field.default)})" if field.default not in ("", ()) else ""
-        define = flags.DEFINE_list if get_origin(field.type) is tuple else _DEFINE[field.type]
+        define = flags.DEFINE_list if get_origin(field.type) is tuple else by_type[field.type]
         define(field.name, None, f"{text[0].upper()}{text[1:]}{listed}{default}.")
 
 
