@@ -1,4 +1,4 @@
-"""Named configurations, each a published set-up that this trainer reproduces; `strong` is ours.
+"""Named configurations, each after a published set-up; `strong` is ours.
 
     python -m trainers.train --recipe=two_phase --backbone=resnet50 --data_dir=DATA --name=NAME --workdir=WORK
 
@@ -13,21 +13,32 @@ https://doi.org/10.2307/2532051.
 import dataclasses
 
 from pipeline.errors import UsageError
+from trainers.backbones import BACKBONES
 from trainers.config import TrainConfig
 
-_NO_AUGMENTATION = {"flip": False, "rotation": 0.0, "zoom": 0.0, "translation": 0.0, "brightness": 0.0, "contrast": 0.0}
-
 RECIPES = {
-    # Heads on a frozen backbone, then everything at a fifth of the rate.
+    # Heads on a frozen backbone, then everything at a fifth of the rate. There, the expression head has two more layers
+    # and batch normalisation, and images are sheared too.
+    # https://github.com/Muhammad-Subhan034/Subhan_Deeplearning_A1
     "two_phase": TrainConfig(
         recipe="two_phase",
         backbone="efficientnet_b0",
         weights="imagenet",
-        phases=("heads@0:1e-4", "all@10:2e-5"),
-        epochs=20,
+        phases=("heads@0:1e-4", "all@20:2e-5"),
+        epochs=35,
+        batch_size=32,
         loss_weights=(2.0, 1.0, 1.0),
         label_smoothing=0.1,
-        dropout=0.3,
+        shared_units=(),
+        expression_units=512,
+        valence_units=64,
+        arousal_units=64,
+        dropout=0.4,
+        rotation=20.0,
+        zoom=0.15,
+        translation=0.15,
+        brightness=0.1,
+        contrast=0.0,
     ),
     # The last fifty layers of the backbone and deep heads.
     "top50": TrainConfig(
@@ -46,36 +57,49 @@ RECIPES = {
         plateau_patience=4,
         plateau_factor=0.5,
     ),
-    # One schedule for a row of networks that are to be compared.
+    # One schedule for a row of networks that are to be compared, all on what ImageNet taught them.
+    # https://github.com/meheramir123/Affect-Net
     "model_zoo": TrainConfig(
         recipe="model_zoo",
         backbone="vgg16",
         weights="imagenet",
-        learning_rate=1e-4,
-        epochs=50,
-        early_stopping=10,
-        plateau_patience=5,
-        plateau_factor=0.5,
+        phases=("heads@0",),
+        shared_units=(512,),
         dropout=0.5,
+        learning_rate=1e-3,
+        batch_size=32,
+        epochs=20,
+        early_stopping=5,
+        plateau_patience=3,
+        rotation=10.0,
+        brightness=0.0,
+        contrast=0.0,
     ),
     # The backbone thaws from the output on, stage by stage, while mixup and class weights even out the classes.
+    # https://github.com/ssijaric1/team7, seven classes: --num_classes=7.
     "progressive_mixup": TrainConfig(
         recipe="progressive_mixup",
         backbone="efficientnet_b0",
         weights="imagenet",
-        phases=("heads@0", "stages:1@3:3e-4", "stages:3@6:1e-4", "stages:5@9:5e-5", "all@12:2e-5"),
+        heads=("expression",),
+        phases=("heads@0", "stages:1@2", "stages:2@4:2.5e-4", "stages:4@6:1e-4", "all@9:5e-5"),
+        learning_rate=5e-4,
         balance="weights",
-        label_smoothing=0.1,
-        mixup=0.2,
+        label_smoothing=0.05,
+        mixup=0.4,
         zoom=0.0,
         translation=0.0,
         brightness=0.0,
         contrast=0.0,
-        dropout=0.4,
-        optimizer="adamw",
-        weight_decay=1e-4,
+        shared_units=(256,),
+        dropout=0.6,
+        weight_decay=2.5e-4,  # times w²; PyTorch writes 5e-4 for the same
+        clip_norm=1.0,
         batch_size=32,
         epochs=15,
+        early_stopping=7,
+        plateau_patience=3,
+        plateau_factor=0.1,
     ),
     # Expression alone; the learning rate depends on the backbone, see LEARNING_RATES.
     "classifier": TrainConfig(
@@ -153,7 +177,7 @@ def recipe(name: str, *, backbone: str = "") -> TrainConfig:
 
     Args:
       name: of RECIPES.
-      backbone: another than the recipe's own; one without published weights starts from random ones.
+      backbone: another than the recipe's own; custom_cnn has no published weights, so all of it learns from the start.
 
     Raises:
       UsageError: there is no such recipe or backbone; the message lists those there are.
@@ -161,8 +185,9 @@ def recipe(name: str, *, backbone: str = "") -> TrainConfig:
     if name not in RECIPES:
         raise UsageError(f"recipe {name!r} does not exist; choose one of {', '.join(RECIPES)}")
     config = RECIPES[name]
-    if not backbone:
+    if not backbone or backbone == config.backbone:
         return config
-    rate = LEARNING_RATES.get(name, {}).get(backbone, config.learning_rate)
-    weights = "none" if backbone == "custom_cnn" else config.weights
-    return dataclasses.replace(config, backbone=backbone, learning_rate=rate, weights=weights)
+    changes = {"backbone": backbone, "learning_rate": LEARNING_RATES.get(name, {}).get(backbone, config.learning_rate)}
+    if backbone in BACKBONES and not BACKBONES[backbone].application:  # another name is refused below
+        changes |= {"weights": "none", "phases": ()}
+    return dataclasses.replace(config, **changes)
