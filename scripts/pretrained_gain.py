@@ -30,7 +30,7 @@ def main() -> None:
     flags.DEFINE_string("weights", None, "Weights file of MobileNetV2, width 0.35, without classifier.", required=True)
     flags.DEFINE_string("ferplus", None, "FER+: the zip or the folder.", required=True)
     flags.DEFINE_integer("faces", 6000, "Faces to learn from.", lower_bound=500)
-    flags.DEFINE_integer("epochs", 4, "Passes over them.", lower_bound=1)
+    flags.DEFINE_integer("epochs", 3, "Passes over them.", lower_bound=1)
     flags.DEFINE_float("margin", 0.05, "Gain in accuracy that is asked for.")
     command.run(_compare)
 
@@ -43,7 +43,7 @@ def _compare() -> None:
         convert(Settings("ferplus", given.ferplus, folder, "ferplus", on_leak="drop"))
         config = TrainConfig(
             data_dir=folder, name="ferplus", train_split=f"train[:{given.faces}]", backbone="mobilenet_v2", width=0.35,
-            image_size=96, heads=("expression",), shared_units=(), rotation=0.0, zoom=0.0, translation=0.0,
+            image_size=64, heads=("expression",), shared_units=(), rotation=0.0, zoom=0.0, translation=0.0,
             brightness=0.0, contrast=0.0, learning_rate=1e-3, batch_size=64, epochs=given.epochs, monitor="accuracy",
             tensorboard=False,
         )  # fmt: skip

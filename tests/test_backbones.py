@@ -148,6 +148,17 @@ def test_weights_of_another_network(mobilenet, tmp_path, file):
     assert "\n" not in str(caught.value)
 
 
+def test_weights_with_a_classifier(mobilenet, tmp_path):
+    """Keras would load the part that fits, and say nothing."""
+    import keras
+
+    pooled = keras.layers.GlobalAveragePooling2D()(mobilenet.outputs[0])
+    whole = keras.Model(mobilenet.inputs[0], keras.layers.Dense(10)(pooled))
+    whole.save_weights(tmp_path / "whole.weights.h5")
+    with pytest.raises(DataError, match="it holds 262 arrays, the network has 260"):
+        networks.load_weights(mobilenet, "mobilenet_v2", str(tmp_path / "whole.weights.h5"), width=0.35)
+
+
 def test_weights_that_are_not_there(mobilenet):
     with pytest.raises(UsageError, match="there is no such file; give none, imagenet or a file"):
         networks.load_weights(mobilenet, "mobilenet_v2", "missing.h5", width=0.35)
