@@ -3,23 +3,19 @@
 export_model("WORKDIR")      # WORKDIR/export/1
 """
 
-import dataclasses
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from datasets.selection import Selection
-from export import faces, model_card, parity, serving, smaller_forms, versions
+from export import description, faces, parity, serving, smaller_forms, versions
 from export.smaller_forms import Margins
 from pipeline import publishing
 from pipeline.errors import DataError, EnvironmentFault, UsageError
-from pipeline.records import EXPRESSIONS
 from trainers import config as configuration
 from trainers import leakage, prediction
 from trainers import model as models
@@ -27,7 +23,6 @@ from trainers import model as models
 FORMATS = ("saved_model", *smaller_forms.FORMATS)
 #: Faces that the export is checked with, in one batch.
 CHECKED_FACES = 32
-FORMAT = 1
 
 
 def export_model(
@@ -35,7 +30,7 @@ def export_model(
     *,
     formats: Sequence[str] = ("saved_model",),
     dataset_dir: str = "",
-    margins: Margins = Margins(),  # noqa: B008 - frozen
+    margins: Margins | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Exports the best model of a training as the next version in WORKDIR/export.
@@ -44,7 +39,7 @@ def export_model(
       workdir: of the training.
       formats: of FORMATS; the SavedModel is always there.
       dataset_dir: the dataset that it was trained on, if it was moved.
-      margins: what a smaller form may lose.
+      margins: what a smaller form may lose; None is Margins().
       say: takes each line about the export.
 
     Returns:
@@ -57,34 +52,24 @@ def export_model(
       OutputBusyError: another export is writing there.
       EnvironmentFault: a package is missing, or the directory cannot be written.
     """
-    for name in formats:
-        if name not in FORMATS:
-            raise UsageError(f"--format={name} is not accepted; give any of {','.join(FORMATS)}")
-    smaller = [name for name in formats if name in smaller_forms.FORMATS]
-    smaller_forms.require(smaller)
+    smaller = _smaller(formats)
     workdir = Path(workdir)
     environment = leakage.read_environment(str(workdir))
     config = configuration.from_json((workdir / "config.json").read_text(encoding="utf-8"))
-    trained_on = environment["dataset"]
+    trained_on, size = environment["dataset"], config.input_size
     dataset, missing = _dataset(trained_on, dataset_dir)
     if smaller and not dataset:
         raise DataError(f"{missing}; --format={','.join(smaller)} needs it, to score what it makes: give --dataset_dir")
     with tf.device("CPU"):
         model = models.load(str(workdir))
-    size = config.input_size
     if dataset:
         asked = faces.of_split(dataset, trained_on["validation_split"], size=size, count=CHECKED_FACES)
     else:
         say(f"{missing}; drawn faces take the place of its validation split")
         asked = faces.drawn(size=size, count=CHECKED_FACES)
 
-    with versions.new_version(workdir / "export") as folder:
-        try:
-            serving.save(model, folder)
-        except tf.errors.OpError as error:  # TensorFlow's own file system has no errno
-            raise EnvironmentFault(
-                f"{workdir / 'export'} cannot be written: {error.message}; check the disk's space, then export again"
-            ) from None
+    with versions.new_version(workdir / "export") as (folder, final):
+        _save(model, folder)
         differences = parity.check(model, folder, asked)
         say(
             f"parity      {asked.source}, in a fresh process: serving_default differs by "
@@ -95,51 +80,34 @@ def export_model(
             rows = smaller_forms.add(
                 model, folder, smaller, calibration=lambda: _calibration(dataset, trained_on["train_split"], size),
                 validation=Selection(dataset, trained_on["validation_split"], None),
-                split=trained_on["validation_split"], margins=margins, say=say,
+                split=trained_on["validation_split"], margins=margins or Margins(), say=say,
             )  # fmt: skip
             for line in smaller_forms.table(rows):
                 say(line)
-        document = {
-            "format": FORMAT,
-            "backbone": config.backbone,
-            "recipe": config.recipe,
-            "parameters": model.count_params(),
-            "image_size": size,
-            "max_pixels": serving.MAX_PIXELS,
-            "heads": list(model.output),
-            "class_names": list(EXPRESSIONS),
-            "num_classes": config.num_classes,
-            "dataset": {name: value for name, value in trained_on.items() if name != "folder"},
-            "conversion": _conversion(dataset),
-            "parity": {"faces": asked.source, **differences},
-            "scores": model_card.scores(workdir),
-            "forms": [_form(row) for row in rows],
-            "versions": {
-                "training": environment.get("versions", {}),
-                "export": {
-                    "python": sys.version.split()[0], "tensorflow": tf.__version__, "keras": keras.__version__,
-                },
-            },
-        }  # fmt: skip
-        _describe(folder, document)
-    number = versions.numbers(workdir / "export")[-1]
-    return workdir / "export" / str(number)
+        description.write(
+            folder, workdir, model=model, config=config, environment=environment, conversion=_conversion(dataset),
+            parity={"faces": asked.source, **differences}, forms=rows,
+        )  # fmt: skip
+    return final
 
 
-def _describe(folder: Path, document: dict) -> None:
-    """Writes what people and programs read beside the graph."""
-    extra = folder / "assets.extra"
-    extra.mkdir()
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    (extra / "model.json").write_text(text + "\n", encoding="utf-8")
-    (extra / "labels.txt").write_text("\n".join(EXPRESSIONS) + "\n", encoding="utf-8")
-    (folder / "model_card.md").write_text(model_card.render(document), encoding="utf-8")
+def _smaller(formats: Sequence[str]) -> list[str]:
+    """The formats beside the SavedModel, their packages there."""
+    for name in formats:
+        if name not in FORMATS:
+            raise UsageError(f"--format={name} is not accepted; give any of {','.join(FORMATS)}")
+    smaller = [name for name in smaller_forms.FORMATS if name in formats]
+    smaller_forms.require(smaller)
+    return smaller
 
 
-def _form(row: smaller_forms.Row) -> dict:
-    """A row for JSON, which has no NaN."""
-    figures = {name: value if np.isfinite(value) else None for name, value in row.scores.items()}
-    return dataclasses.asdict(row) | {"scores": figures}
+def _save(model, folder: Path) -> None:
+    try:
+        serving.save(model, folder)
+    except tf.errors.OpError as error:  # TensorFlow's own file system has no errno
+        raise EnvironmentFault(
+            f"{folder.parent} cannot be written: {error.message}; check the disk's space, then export again"
+        ) from None
 
 
 def _dataset(trained_on: dict, dataset_dir: str) -> tuple[str, str]:

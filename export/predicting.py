@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from export import contact_sheet, photographs, versions
+from export import contact_sheet, description, photographs, versions
 from export.photographs import Photograph
 from pipeline.errors import EnvironmentFault, UsageError
 from pipeline.files import printable
@@ -161,7 +161,7 @@ def _rounded(value: np.float32) -> float:
 
 def _settings(folder: Path) -> ImageSettings:
     """Photographs are converted as the training dataset was; where the export does not know how, by default."""
-    described = folder / "assets.extra" / "model.json"
+    described = folder / description.EXTRA / "model.json"
     if not described.is_file():
         return ImageSettings()
     return ImageSettings(**json.loads(described.read_text(encoding="utf-8"))["conversion"])

@@ -18,13 +18,16 @@ _PARTIAL = ".partial"
 
 
 @contextlib.contextmanager
-def new_version(folder: str | os.PathLike) -> Iterator[Path]:
+def new_version(folder: str | os.PathLike) -> Iterator[tuple[Path, Path]]:
     """A directory to fill, which becomes the next version when the block ends without an exception.
 
     What a killed export left is removed.
 
     Args:
       folder: of the versions; made when missing.
+
+    Yields:
+      (the directory to fill, the name that it will have).
 
     Raises:
       OutputBusyError: another process is writing a version.
@@ -38,13 +41,13 @@ def new_version(folder: str | os.PathLike) -> Iterator[Path]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise OutputBusyError(f"another export is writing {folder}; wait for it") from None
-            partial = folder / _PARTIAL
+            partial, final = folder / _PARTIAL, folder / str(max(numbers(folder), default=0) + 1)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             try:
-                yield partial
+                yield partial, final
                 _sync(partial)
-                partial.rename(folder / str(max(numbers(folder), default=0) + 1))
+                partial.rename(final)
                 tfrecord.sync_folder(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)

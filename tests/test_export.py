@@ -115,10 +115,10 @@ def test_a_damaged_graph_does_not_answer(exported, model, tmp_path):
 def test_a_version_appears_whole_or_not_at_all(tmp_path):
     folder = tmp_path / "export"
     for number in (1, 2):
-        with versions.new_version(folder) as version:
+        with versions.new_version(folder) as (version, _):
             (version / "saved_model.pb").write_text(str(number))
             assert versions.numbers(folder) == list(range(1, number))
-    with pytest.raises(RuntimeError), versions.new_version(folder) as version:
+    with pytest.raises(RuntimeError), versions.new_version(folder) as (version, _):
         (version / "saved_model.pb").write_text("3")
         raise RuntimeError
     assert versions.numbers(folder) == [1, 2] and not list(folder.glob(".partial"))
@@ -139,7 +139,7 @@ def test_one_export_at_a_time(tmp_path):
 
 
 def test_a_killed_export_leaves_no_version(copy, tmp_path):
-    with versions.new_version(copy / "export") as version:
+    with versions.new_version(copy / "export") as (version, _):
         (version / "saved_model.pb").write_text("the older one")
     command = [sys.executable, "-m", "export.export_model", f"--workdir={copy}"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -150,7 +150,7 @@ def test_a_killed_export_leaves_no_version(copy, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert versions.numbers(copy / "export") == [1] and versions.latest(copy).name == "1"
-    with versions.new_version(copy / "export") as version:
+    with versions.new_version(copy / "export") as (version, _):
         assert not list(version.iterdir()), "what the killed one left is gone"
 
 
