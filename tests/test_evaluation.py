@@ -269,13 +269,13 @@ def test_report_shows_everything(workdir, metrics):
 
 def test_same_evaluation_same_bytes(workdir, sample_dataset, tmp_path):
     chosen = subject.from_workdir(str(workdir), batch_size=16)
-    options = evaluation.Options(resamples=40, allow_leak=True)
+    options = evaluation.Options(resamples=40, allow_leak=True, report=False)
     evaluation.evaluate(chosen, str(sample_dataset), "train", str(tmp_path), options, say=lambda line: None)
     for name in ("predictions.csv", "confusion_matrix.csv"):
         assert (tmp_path / name).read_bytes() == (workdir / "eval" / name).read_bytes()
     first, second = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path, workdir / "eval"))
     assert first.pop("speed").keys() == second.pop("speed").keys() and first == second
-    assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(workdir / "eval"))
+    assert set(os.listdir(workdir / "eval")) - set(os.listdir(tmp_path)) == {"report.html", "report.pdf"}
 
 
 def test_single_class(workdir, sample_dataset, tmp_path):
@@ -289,6 +289,8 @@ def test_single_class(workdir, sample_dataset, tmp_path):
     eight = metrics["expression"]["protocols"]["eight"]
     assert eight["plain"]["recall/happy"]["value"] == eight["plain"]["accuracy"]["value"]
     assert eight["plain"]["roc_auc"]["value"] is None and len(eight["absent"]) == 7
+    # What is common to model and dataset does not depend on which of its examples are looked at.
+    assert metrics["expression"]["protocols"]["common"]["classes"] == list(EXPRESSIONS)
     page = Page(tmp_path / "report.html")
     assert "of happy alone" in page.text and not [alt for alt in page.alts() if alt.startswith("ROC")]
 
@@ -334,9 +336,7 @@ def test_another_dataset_with_other_classes(workdir, contemptless, tmp_path):
         chosen, str(contemptless), "test", str(tmp_path), evaluation.Options(resamples=20, protocol="common"),
         say=lines.append,
     )  # fmt: skip
-    assert metrics["guard"] == {
-        "checked": True, "reason": "", "shared_with_train": 0, "shared_with_validation": 0, "allowed": [],
-    }  # fmt: skip
+    assert metrics["guard"]["checked"] and metrics["guard"]["shared_with_train"] == 0
     found = metrics["expression"]["protocols"]
     assert found["eight"]["absent"] == ["contempt"] and found["common"]["classes"] == list(EXPRESSIONS[:7])
     assert found["common"]["mapping"] == ["contempt: masked in the prediction; 0 faces left out"]
@@ -436,7 +436,7 @@ def evaluations(sample_dataset, tmp_path_factory) -> list[str]:
                 keras=None,
             )  # fmt: skip
         evaluation.evaluate(
-            chosen, str(sample_dataset), "test", str(folder / "eval"), evaluation.Options(resamples=20),
+            chosen, str(sample_dataset), "test", str(folder / "eval"), evaluation.Options(resamples=20, report=False),
             say=lambda line: None,
         )  # fmt: skip
         folders.append(str(folder))
@@ -570,7 +570,8 @@ def test_commands(workdir, tmp_path):
     refused = run("trainers.evaluate", f"--workdir={workdir}", "--split=validation", "--resamples=5")
     assert refused.returncode == 3 and refused.stderr.splitlines()[-1].startswith("error: ")
     assert "--allow_selection_split" in refused.stderr and "Traceback" not in refused.stderr
-    done = run("trainers.evaluate", f"--workdir={workdir}", "--resamples=5", f"--output={tmp_path / 'a'}")
+    done = run("trainers.evaluate", f"--workdir={workdir}", "--resamples=5", "--noreport",
+               f"--output={tmp_path / 'a'}")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "expression, protocol seven_contempt_wrong" in done.stdout
     shutil.copytree(tmp_path / "a", tmp_path / "b")

@@ -267,7 +267,9 @@ def test_protocols_count_what_they_say():
     assert wrong.rows.tolist() == [0, 1] and wrong.probabilities.argmax(1).tolist() == [7, 7]
     assert wrong.mapping == ("contempt: a prediction of it is wrong; 2 faces left out",)
 
-    common = protocols.view("common", truth, probabilities, model_classes=EXPRESSIONS[:7])
+    common = protocols.view(
+        "common", truth, probabilities, model_classes=EXPRESSIONS[:7], data_classes=("happy", "contempt", "neutral")
+    )
     assert common.classes == (0, 1) and common.rows.tolist() == [0, 1] and len(common.mapping) == 6
     untrained = protocols.view("eight", truth, probabilities, model_classes=EXPRESSIONS[:7])
     assert untrained.mapping == ("contempt: the model was not trained on it; its 2 faces count",)

@@ -26,6 +26,7 @@ def main() -> None:
 
 
 def _compare() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Matplotlib and scikit-learn take longer to import than --help may take to answer.
     from trainers import comparison, comparison_page
 

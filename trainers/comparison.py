@@ -146,6 +146,7 @@ def views(entries: Sequence[Entry], protocol: str) -> dict[str, protocols.View]:
         entry.name: protocols.view(
             protocol, entry.predictions.truth["expression"], entry.predictions.outputs["expression"],
             model_classes=shared if protocol == "common" else entry.classes,
+            data_classes=entries[0].metrics["dataset"]["classes"],
         )
         for entry in entries
         if "expression" in entry.predictions.outputs

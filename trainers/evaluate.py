@@ -8,10 +8,13 @@ usage, 3 the dataset or the model is at fault (also: the model has seen these im
 """
 
 import os
+from collections.abc import Mapping
 
 from absl import flags, logging
 
 from pipeline import command
+from pipeline.errors import UsageError
+from pipeline.records import DATASET, VERSION
 
 
 def main() -> None:
@@ -33,51 +36,49 @@ def main() -> None:
     flags.DEFINE_string("expression", "", "Look at the examples of this class alone.")
     flags.DEFINE_integer("num_samples", 100, "With --expression: at most so many of them.")
     flags.DEFINE_integer("num_threads", 0, "Decoding threads; 0 is one per core.")
+    flags.DEFINE_bool("report", True, "Write report.html and report.pdf.")
     flags.DEFINE_bool("allow_leak", False, "Score also images that the model was trained on, or that nobody can check.")
     flags.DEFINE_bool("allow_selection_split", False, "Score also the images that chose the checkpoint.")
     command.run(_evaluate)
 
 
 def _evaluate() -> None:
-    # TensorFlow takes longer to import than --help may take to answer.
-    from pipeline.errors import UsageError
-    from pipeline.records import DATASET, VERSION
-    from trainers import evaluation, subject
-
-    logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
-    options = evaluation.Options(
-        protocol=given.protocol, resamples=given.resamples, seed=given.seed, only=given.expression,
-        num_samples=given.num_samples, num_threads=given.num_threads, allow_leak=given.allow_leak,
-        allow_selection_split=given.allow_selection_split,
-    )  # fmt: skip
     workdir, model = os.path.expanduser(given.workdir), os.path.expanduser(given.model)
+    output = given.output or (os.path.join(workdir, "eval", given.expression).rstrip("/") if workdir else "")
     if not workdir and not model:
         raise UsageError("nothing to evaluate: give --workdir=WORKDIR of a training, or --model=DIR of an export")
+    if not output:
+        raise UsageError("--output is missing: say where the results of --model go")
     if given.batch_size < 1:
         raise UsageError(f"--batch_size={given.batch_size} is not accepted; give 1 or more")
+    # Libraries' remarks on how they were built and what they open; their errors come as exceptions.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.WARNING)
+    # TensorFlow takes longer to import than --help may take to answer.
+    from trainers import evaluation, subject
+
+    options = evaluation.Options(
+        protocol=given.protocol, resamples=given.resamples, seed=given.seed, only=given.expression,
+        num_samples=given.num_samples, num_threads=given.num_threads, report=given.report,
+        allow_leak=given.allow_leak, allow_selection_split=given.allow_selection_split,
+    )  # fmt: skip
     if model:
         chosen = subject.from_export(model, workdir, batch_size=given.batch_size)
     else:
         chosen = subject.from_workdir(workdir, batch_size=given.batch_size)
-    output = given.output or (os.path.join(workdir, "eval", given.expression).rstrip("/") if workdir else "")
-    if not output:
-        raise UsageError("--output is missing: say where the results of --model go")
-    evaluation.evaluate(
-        chosen, _dataset(chosen.trained_on, DATASET, VERSION), given.split, os.path.expanduser(output), options
-    )
+    dataset = _dataset_dir(chosen.trained_on)
+    evaluation.evaluate(chosen, dataset, given.split, os.path.expanduser(output), options)
 
 
-def _dataset(trained_on, dataset: str, version: str) -> str:
+def _dataset_dir(trained_on: Mapping | None) -> str:
     """The dataset of the flags, or where they say nothing that of the training."""
-    from pipeline.errors import UsageError
-
-    given = flags.FLAGS
-    if trained_on and not given.data_dir and given.name in ("", trained_on["name"]):
+    data_dir, name = flags.FLAGS.data_dir, flags.FLAGS.name
+    if trained_on and not data_dir and name in ("", trained_on["name"]):
         return trained_on["folder"]
-    if not given.data_dir or not (given.name or trained_on):
+    if not data_dir or not (name or trained_on):
         raise UsageError("give --data_dir and --name of the dataset to score the model on")
-    return os.path.join(os.path.expanduser(given.data_dir), dataset, given.name or trained_on["name"], version)
+    return os.path.join(os.path.expanduser(data_dir), DATASET, name or trained_on["name"], VERSION)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Predictions are written as they come; of each example only labels and prediction
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -34,6 +34,7 @@ class Options:
       only: a class, to look at its examples alone; "" is all.
       num_samples: how many of them at most.
       num_threads: decoding threads; 0 is one per core.
+      report: whether to write the pages, which take some seconds.
       allow_leak, allow_selection_split: score also what was trained on, or what chose the checkpoint.
     """
 
@@ -43,6 +44,7 @@ class Options:
     only: str = ""
     num_samples: int = 100
     num_threads: int = 0
+    report: bool = True
     allow_leak: bool = False
     allow_selection_split: bool = False
 
@@ -90,8 +92,12 @@ def evaluate(
         selection, subject.trained_on, allow_leak=options.allow_leak,
         allow_selection_split=options.allow_selection_split,
     )  # fmt: skip
-    trained = leakage.trained_classes(selection, subject.trained_on)
-    model_classes = tuple(name for name in subject.classes if name in trained)
+    model_classes = tuple(name for name in subject.classes if name in guard["trained_classes"])
+    in_data = set(selection.expression.tolist())
+    classes = {
+        "model_classes": model_classes,
+        "data_classes": tuple(name for index, name in enumerate(EXPRESSIONS) if index in in_data),
+    }
     rows = _rows(selection, options)
     files.make_folder(output)
     started = time.perf_counter()
@@ -104,6 +110,7 @@ def evaluate(
         "format": files.FORMAT,
         "model": {**subject.about, "classes": list(model_classes)},
         "dataset": {
+            "classes": list(classes["data_classes"]),
             "name": os.path.basename(os.path.dirname(selection.folder.rstrip("/"))),
             "split": split,
             "digest": publishing.digest(selection.folder),
@@ -121,7 +128,7 @@ def evaluate(
             "device": _device(),
         },
         "predictions_sha256": writer.digest(),
-        **score(predictions, model_classes, options),
+        **score(predictions, classes, options),
     }
     if not metrics["heads"]:
         reasons = "; ".join(metrics["unscored"].values())
@@ -129,20 +136,25 @@ def evaluate(
     view = None
     if "expression" in metrics["heads"]:
         view = protocols.view(
-            options.protocol, predictions.truth["expression"], predictions.outputs["expression"],
-            model_classes=model_classes,
+            options.protocol, predictions.truth["expression"], predictions.outputs["expression"], **classes
         )  # fmt: skip
         files.write_confusion(output, scoreboard.confusion(view.truth, view.probabilities.argmax(1)), view.classes)
     files.write_metrics(output, metrics)
     for line in summary(metrics):
         say(line)
-    evaluation_page.write(output, metrics, predictions, view, subject, selection, rows)
-    say(os.path.join(output, evaluation_page.PAGE))
+    if options.report:
+        evaluation_page.write(output, metrics, predictions, view, subject, selection, rows)
+    say(os.path.join(output, evaluation_page.PAGE if options.report else files.METRICS))
     return metrics
 
 
-def score(predictions: prediction.Predictions, model_classes: tuple[str, ...], options: Options) -> dict:
+def score(predictions: prediction.Predictions, classes: Mapping[str, Sequence[str]], options: Options) -> dict:
     """heads (that are scored), unscored (why the others are not), and the scores of each head.
+
+    Args:
+      predictions: of the examples.
+      classes: model_classes and data_classes, as in `protocols.view`.
+      options: protocol, resamples and seed.
 
     Raises:
       UsageError: the options' protocol counts no example.
@@ -156,9 +168,7 @@ def score(predictions: prediction.Predictions, model_classes: tuple[str, ...], o
         elif not len(rows):
             unscored[head] = f"{head}: no example has a label"
         elif head == "expression":
-            by_protocol = scoreboard.expression(
-                predictions.truth[head], predictions.outputs[head], model_classes=model_classes, **drawn
-            )
+            by_protocol = scoreboard.expression(predictions.truth[head], predictions.outputs[head], **classes, **drawn)
             if options.protocol not in by_protocol:
                 raise UsageError(
                     f"--protocol={options.protocol} counts no example here; give one of {', '.join(by_protocol)}"

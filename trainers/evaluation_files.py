@@ -40,7 +40,7 @@ _AFFECT = {"examples": int, "zeros": int, "figures": {"*": _FIGURE}}
 _METRICS = {
     "format": int,
     "model": {"name": str, "path": str, "parameters": int, "bytes": int, "training_seconds": _NUMBER, "classes": [str]},
-    "dataset": {"name": str, "split": str, "digest": str, "examples": int, "evaluated": int},
+    "dataset": {"name": str, "split": str, "digest": str, "examples": int, "evaluated": int, "classes": [str]},
     "guard": {"checked": bool, "reason": str, "allowed": [str]},
     "intervals": {"level": float, "resamples": int, "seed": int},
     "protocol": str,

@@ -23,7 +23,7 @@ from trainers.protocols import View
 from trainers.subject import Subject
 
 PAGE, PDF = "report.html", "report.pdf"
-_LINES_PER_PAGE = 62
+_LINES_PER_PAGE = 76
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _grid(title: str, faces: Sequence[Face]) -> Figure:
     """Faces with their texts, six a row; those with a heat map show it beside."""
     tiles = []
     for face in faces:
-        tiles.append((face.image, f"{face.truth} →\n{face.predicted}"))
+        tiles.append((face.image, face.predicted if face.right else f"{face.truth} →\n{face.predicted}"))
         if face.heat is not None:
             tiles.append((face.heat, "Grad-CAM"))
     rows = -(-len(tiles) // 6)

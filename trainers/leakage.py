@@ -56,12 +56,14 @@ def check(
 
     Returns:
       What was found, for `metrics.json`: checked, reason (why not), shared_with_train, shared_with_validation
-      (numbers of images, None when unchecked), allowed.
+      (numbers of images, None when unchecked), allowed, and trained_classes, the names of those that the training split
+      has an example of (all eight when unchecked).
 
     Raises:
       DataError: there is a leak, or it cannot be checked, and it is not allowed.
     """
     found = {"checked": False, "reason": "", "shared_with_train": None, "shared_with_validation": None}
+    found["trained_classes"] = list(EXPRESSIONS)
     try:
         train, validation = _splits(selection, trained_on)
     except DataError as error:
@@ -90,19 +92,9 @@ def check(
         "checked": True,
         "shared_with_train": len(shared["train"]),
         "shared_with_validation": len(shared["validation"]),
+        "trained_classes": _classes(train),
         "allowed": allowed,
     }
-
-
-def trained_classes(selection: Selection, trained_on: Mapping | None) -> tuple[str, ...]:
-    """The classes that the model's training split has an example of; all eight when nobody can tell."""
-    try:
-        train, _ = _splits(selection, trained_on)
-    except DataError:
-        return EXPRESSIONS
-    known = np.unique(train.expression[train.expression >= 0])
-    shares = train.class_weights(1.0)
-    return tuple(name for index, name in enumerate(EXPRESSIONS) if index in known or shares[index])
 
 
 def _splits(selection: Selection, trained_on: Mapping | None) -> tuple[Selection, Selection]:
@@ -124,6 +116,11 @@ def _splits(selection: Selection, trained_on: Mapping | None) -> tuple[Selection
         return tuple(Selection(folder, trained_on[f"{split}_split"], None) for split in ("train", "validation"))
     except UsageError as error:
         raise DataError(str(error)) from None
+
+
+def _classes(train: Selection) -> list[str]:
+    known, weights = np.unique(train.expression), train.class_weights(1.0)  # which count votes without a majority, too
+    return [name for index, name in enumerate(EXPRESSIONS) if index in known or weights[index]]
 
 
 def _shared(selection: Selection, other: Selection) -> list[str]:

@@ -48,7 +48,12 @@ class View:
 
 
 def view(
-    name: str, truth: np.ndarray, probabilities: np.ndarray, *, model_classes: Sequence[str] = EXPRESSIONS
+    name: str,
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    model_classes: Sequence[str] = EXPRESSIONS,
+    data_classes: Sequence[str] = EXPRESSIONS,
 ) -> View:
     """The examples and probabilities that protocol `name` counts.
 
@@ -60,6 +65,7 @@ def view(
       truth: int [N], indices into EXPRESSIONS; -1 is unknown and never counted.
       probabilities: float32 [N, 8].
       model_classes: the classes that the model was trained on.
+      data_classes: the classes that the dataset has.
 
     Raises:
       UsageError: the name is no protocol's.
@@ -70,8 +76,8 @@ def view(
     if name == "eight":
         classes = tuple(every)
     elif name == "common":
-        in_data = set(np.unique(truth))
-        classes = tuple(index for index in every if index in in_data and EXPRESSIONS[index] in model_classes)
+        shared = {EXPRESSIONS.index(name) for name in model_classes if name in data_classes}
+        classes = tuple(index for index in every if index in shared)
     else:
         classes = tuple(index for index in every if index != _CONTEMPT)
     masked = () if name == "seven_contempt_wrong" else tuple(index for index in every if index not in classes)

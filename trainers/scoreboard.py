@@ -9,19 +9,25 @@ from trainers import intervals, protocols, scores, weighted
 
 
 def expression(
-    truth: np.ndarray, probabilities: np.ndarray, *, model_classes: Sequence[str], resamples: int, seed: int
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    model_classes: Sequence[str],
+    data_classes: Sequence[str],
+    resamples: int,
+    seed: int,
 ) -> dict:
     """All protocols, as `metrics.json` holds them; one that counts no example is left out.
 
     Args:
       truth: int [N], -1 unknown.
       probabilities: float32 [N, 8].
-      model_classes: the classes that the model was trained on.
+      model_classes, data_classes: as in `protocols.view`.
       resamples, seed: of the intervals; 0 resamples is none.
     """
     found = {}
     for name, title in protocols.PROTOCOLS.items():
-        view = protocols.view(name, truth, probabilities, model_classes=model_classes)
+        view = protocols.view(name, truth, probabilities, model_classes=model_classes, data_classes=data_classes)
         if not len(view.rows):
             continue
         forms = weighted.Classification(view.truth, view.probabilities)
