@@ -44,6 +44,11 @@ def faces(tmp_path):
     Image.fromarray(small_models.face(1, 64)).save(folder / "b.png")
     Image.fromarray(small_models.face(2, 64)).save(folder / "c é\n.webp", lossless=True)
     (folder / "d.jpg").write_bytes(small_models.jpeg(3)[:900])
+    # TensorFlow's decoder takes this one without a word.
+    damaged = bytearray(small_models.jpeg(6))
+    middle = len(damaged) * 7 // 10
+    damaged[middle : middle + 20] = bytes(20)
+    (folder / "damaged.jpg").write_bytes(damaged)
     (folder / "e.jpg").write_bytes(b"<html>not found</html>")
     (folder / "more" / "f.JPG").write_bytes(small_models.jpeg(4))
     (folder / "more" / "notes.txt").write_text("no image by its name")
@@ -66,11 +71,21 @@ def test_a_row_for_every_image(model, exported, faces, tmp_path):
     output = tmp_path / "predictions.csv"
     result = predicting.predict(exported, [str(faces)], output, batch_size=3)
     rows = read_csv(output)
-    names = ["a.jpg", "b.png", "c é\n.webp", "d.jpg", "e.jpg", "more/f.JPG", "more/pipe.jpg", "more/z.jpg"]
+    names = [
+        "a.jpg",
+        "b.png",
+        "c é\n.webp",
+        "d.jpg",
+        "damaged.jpg",
+        "e.jpg",
+        "more/f.JPG",
+        "more/pipe.jpg",
+        "more/z.jpg",
+    ]
     assert [os.path.relpath(row["image"], faces) for row in rows] == names
-    assert (result.images, result.errors) == (8, 3) and result.images_per_second > 0
+    assert (result.images, result.errors) == (9, 4) and result.images_per_second > 0
     assert [row["error"].split(":")[0] for row in rows] == [
-        "", "", "", "truncated", "not_an_image", "", "unsafe_path", "",
+        "", "", "", "truncated", "corrupt", "not_an_image", "", "unsafe_path", "",
     ]  # fmt: skip
     good = [row for row in rows if not row["error"]]
     stored = [
@@ -164,7 +179,7 @@ def test_contact_sheet(exported, faces, tmp_path):
     predicting.predict(exported, [str(faces)], tmp_path / "out.csv", batch_size=3, sheet=sheet)
     with Image.open(sheet) as picture:
         pixels = np.asarray(picture)
-    assert pixels.shape[1] > 8 * contact_sheet.SIDE and pixels.shape[0] < 2 * contact_sheet.SIDE
+    assert pixels.shape[1] > 9 * contact_sheet.SIDE and pixels.shape[0] < 2 * contact_sheet.SIDE
     # A face, and the cross of one that could not be used.
     first = pixels[6 : 6 + contact_sheet.SIDE, 6 : 6 + contact_sheet.SIDE]
     assert np.ptp(first[40:90, 40:90].astype(int)) > 50
@@ -179,5 +194,5 @@ def test_the_command(exported, faces, tmp_path):
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("6 images, 3 of them with an error;") and "images/s" in done.stdout
-    assert len(read_csv(tmp_path / "out.csv")) == 6
+    assert done.stdout.startswith("7 images, 4 of them with an error;") and "images/s" in done.stdout
+    assert len(read_csv(tmp_path / "out.csv")) == 7
