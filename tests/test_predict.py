@@ -196,3 +196,26 @@ def test_the_command(exported, faces, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("7 images, 4 of them with an error;") and "images/s" in done.stdout
     assert len(read_csv(tmp_path / "out.csv")) == 7
+
+
+MEASURED = """
+import resource, sys
+from export import predicting
+predicting.predict(sys.argv[1], [sys.argv[2]] * int(sys.argv[3]), sys.argv[4], sheet=sys.argv[5])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(exported, faces, tmp_path):
+    peaks = []
+    for count in (300, 6000):
+        command = [
+            sys.executable, "-c", MEASURED, exported, faces / "a.jpg", str(count), tmp_path / "out.csv",
+            tmp_path / "sheet.png",
+        ]  # fmt: skip
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+    assert len(read_csv(tmp_path / "out.csv")) == 6000
+    assert peaks[1] - peaks[0] < 20e6
