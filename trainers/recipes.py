@@ -128,6 +128,25 @@ RECIPES = {
         epochs=30,
         early_stopping=5,
     ),
+    # Ours: a first model in a minute, of faces that are cropped alike; `make demo` trains it.
+    "quick": TrainConfig(
+        recipe="quick",
+        backbone="custom_cnn",
+        width=0.5,
+        image_size=48,
+        shared_units=(64,),
+        affect_loss="ccc+mse",
+        rotation=5.0,
+        zoom=0.05,
+        translation=0.02,
+        optimizer="adamw",
+        learning_rate=2e-3,
+        schedule="cosine",
+        warmup_epochs=1.0,
+        weight_decay=0.01,
+        epochs=12,
+        monitor="score",
+    ),
     # Ours: everything that helped, together.
     "strong": TrainConfig(
         recipe="strong",
