@@ -207,6 +207,8 @@ def _batches(
 
     def decode(example: dict) -> dict:
         image = preprocessing.decode(example["image"])
+        if selection.image_sizes == {(image_size, image_size)}:  # `resize` then has nothing to look at
+            image = tf.ensure_shape(image, [image_size, image_size, 3])
         resized = tf.ensure_shape(preprocessing.resize(image, image_size), [image_size, image_size, 3])
         return example | {"image": resized, "stored_size": tf.shape(image)[:2]}
 
