@@ -1,1 +1,1 @@
-"""Turns trained models into SavedModels with three outputs. Empty until the exporter lands."""
+"""Turns trained models into SavedModels with three outputs, checks and describes them, and predicts with them."""
