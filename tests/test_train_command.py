@@ -139,6 +139,7 @@ def test_killed_and_stopped_runs_come_to_the_same_bytes(sample_dataset, tmp_path
     assert left_by(tmp_path / "killed") == left_by(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_when_one_fails(sample_dataset, tmp_path):
     """The second backbone's weights are a file that is not there."""
     _, name, _, *rest = small(sample_dataset, tmp_path / "sweep")

@@ -41,7 +41,7 @@ def prepare(config: TrainConfig) -> Devices:
     """
     gpus = tf.config.list_logical_devices("GPU")
     used = gpus or tf.config.list_logical_devices("CPU")
-    if config.distribute == "mirrored":
+    if config.distribute == "mirrored" and len(used) > 1:
         strategy = tf.distribute.MirroredStrategy([device.name for device in used])
     else:
         strategy, used = tf.distribute.get_strategy(), used[:1]

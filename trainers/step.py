@@ -237,6 +237,9 @@ class Learner:
 
     def _account(self, batch: dict, outputs: dict, loss: tf.Tensor, by_head: dict, norm: tf.Tensor) -> None:
         values = tf.stack([loss, *by_head.values()])
+        if self._config.num_classes < metrics.CLASSES:  # a face that shows contempt has no label then
+            known = batch["mask"]["expression"] * tf.cast(batch["expression"] != losses.CONTEMPT, tf.float32)
+            batch = batch | {"mask": batch["mask"] | {"expression": known}}
         counts = self._total(metrics.batch_sums(batch, outputs, self._config.heads))
         self._sums.assign(self._sums + tf.concat([[1.0], tf.cast(values, tf.float64), counts], 0))
         # An infinite gradient is how float16 finds its loss scale: the optimizer leaves such a step out.

@@ -13,6 +13,7 @@ import dataclasses
 import math
 import os
 import platform
+import re
 import signal
 import sys
 import time
@@ -24,7 +25,7 @@ import tensorflow as tf
 import tqdm
 
 from datasets import augmentation
-from pipeline.errors import DataError
+from pipeline.errors import DataError, EnvironmentFault
 from pipeline.records import EXPRESSIONS
 from trainers import devices, guards, metrics, monitoring, schedules, streams
 from trainers import model as models
@@ -72,7 +73,10 @@ def train(
             run = _Run(config, place, data, say, show_progress, heard, watchdog)
             run.introduce(began)
             with contextlib.closing(run):
-                run.go()
+                try:
+                    run.go()
+                except tf.errors.OpError as error:
+                    raise _explained(error) from None
 
 
 class _Asked(Exception):
@@ -327,6 +331,15 @@ class _Run:
             "heads": list(self.config.heads),
             "class_names": list(EXPRESSIONS),
         }
+
+
+def _explained(error: tf.errors.OpError) -> Exception:
+    """The fault behind what TensorFlow raises: errors of the input pipeline reach us as text within one of its own."""
+    if found := re.search(r"DataError: (.*)", error.message):
+        return DataError(found[1])
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        return EnvironmentFault(f"no memory is left on the device; take a smaller --batch_size ({error.message[:200]})")
+    return error
 
 
 def _without_id(batch: dict) -> dict:
