@@ -23,7 +23,7 @@ import statistics
 import time
 from collections.abc import Iterator
 
-from absl import app, flags
+from absl import app, flags, logging
 
 SIZES = (96, 224)
 #: (backbone, pixels, batch) whose step is timed in each precision.
@@ -147,6 +147,7 @@ def main(argv: list[str]) -> None:
     """Measures and prints."""
     del argv
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
     data = dataset(pathlib.Path(given.work_dir), given.faces)
     print("pixels  resident ms    real  pipeline   waited   ratio  predicted  step cpu ms  batch cpu ms", flush=True)
