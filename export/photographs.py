@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import glob
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 
@@ -40,22 +41,22 @@ def find(patterns: Sequence[str]) -> Iterator[str]:
         ?, [...] and **.
 
     Raises:
-      DataError: one of them names nothing; raised when its turn comes.
+      DataError: one of them names nothing.
     """
-    for pattern in patterns:
-        pattern = os.path.expanduser(pattern)
+    found = []
+    for pattern in map(os.path.expanduser, patterns):
         if os.path.lexists(pattern):
-            found = _in_folder(pattern) if os.path.isdir(pattern) else iter([pattern])
+            names = _in_folder(pattern) if os.path.isdir(pattern) else iter([pattern])
         else:
-            found = iter(sorted(name for name in glob.iglob(pattern, recursive=True) if not os.path.isdir(name)))
-        first = next(found, None)
+            names = iter(sorted(name for name in glob.iglob(pattern, recursive=True) if not os.path.isdir(name)))
+        first = next(names, None)
         if first is None:
             raise DataError(
                 f"--images={pattern} names no image; give files, folders with {', '.join(SUFFIXES)}, or a quoted "
                 "pattern such as 'faces/*.jpg'"
             )
-        yield first
-        yield from found
+        found += [[first], names]
+    return itertools.chain.from_iterable(found)
 
 
 def read(paths: Iterator[str], settings: ImageSettings, *, batch_size: int) -> Iterator[list[Photograph]]:
@@ -86,8 +87,8 @@ def _read(path: str, settings: ImageSettings) -> Photograph:
         return Photograph(path, images.store(data, settings))
     except Reject as reject:
         return Photograph(path, b"", f"{reject.reason}: {reject.detail}")
-    except DataError as error:  # its folder is gone or closed to us
-        return Photograph(path, b"", f"io_error: {error}")
+    except DataError:
+        return Photograph(path, b"", f"io_error: the folder {folder} is gone, or closed to this user")
     except MemoryError:
         return Photograph(path, b"", "too_large: not enough memory to decode it")
 

@@ -64,9 +64,10 @@ def predict(
         raise UsageError(f"--output={output} is not accepted; give a name that ends in {' or '.join(SUFFIXES)}")
     if sheet and Path(sheet).suffix != ".png":
         raise UsageError(f"--contact_sheet={sheet} is not accepted; give a name that ends in .png")
+    paths = photographs.find(patterns)
     folder = versions.latest(model)
     predictor = prediction.from_saved_model(str(folder), batch_size=batch_size)
-    batches = photographs.read(photographs.find(patterns), _settings(folder), batch_size=batch_size)
+    batches = photographs.read(paths, _settings(folder), batch_size=batch_size)
     count = errors = later = 0
     seconds, cells = 0.0, []
     with _output(output) as file:

@@ -166,9 +166,11 @@ def test_wrong_arguments(exported, tmp_path):
     for nothing in ("missing.jpg", "*.jpg", ""):
         with pytest.raises(DataError, match="names no image"):
             predicting.predict(exported, [str(tmp_path / nothing)], tmp_path / "out.csv")
-    with pytest.raises(DataError, match="holds no SavedModel"):
-        predicting.predict(tmp_path, [str(tmp_path)], tmp_path / "out.csv")
     (tmp_path / "a.jpg").write_bytes(small_models.jpeg(0))
+    with pytest.raises(DataError, match="names no image"):
+        predicting.predict(exported, [str(tmp_path), str(tmp_path / "*.png")], tmp_path / "out.csv")
+    with pytest.raises(DataError, match="holds no SavedModel"):
+        predicting.predict(tmp_path / "nowhere", [str(tmp_path)], tmp_path / "out.csv")
     with pytest.raises(EnvironmentFault, match="cannot be written"):
         predicting.predict(exported, [str(tmp_path)], tmp_path / "nowhere" / "out.csv")
     assert not list(tmp_path.glob("out.*"))
