@@ -222,6 +222,10 @@ def test_intervals_follow_from_seed_and_count_alone():
     other = intervals.resampled(figures, 300, resamples=50, seed=4)
     assert all(np.array_equal(first[name], again[name], equal_nan=True) for name in first)
     assert not np.array_equal(first["accuracy"], other["accuracy"])
+    # More examples than are weighted at once: no resample comes twice.
+    values = np.random.default_rng(0).normal(size=5000)
+    many = intervals.resampled(weighted.Regression(values, values**2), 5000, resamples=500, seed=3)
+    assert len(np.unique(many["rmse"])) == 500
     more = intervals.resampled(figures, 300, resamples=60, seed=3)
     assert np.array_equal(more["accuracy"][:50], first["accuracy"])
 

@@ -50,7 +50,6 @@ def classification(truth: np.ndarray, probabilities: np.ndarray, *, skew_normali
       skew_normalised: every class that has an example weighs alike, N / (classes × its examples) each (Jeni, Cohn and
         De La Torre, "Facing imbalanced data", ACII 2013).
     """
-    probabilities = np.asarray(probabilities, np.float64)
     predicted = probabilities.argmax(1)
     weight = np.ones(len(truth))
     present, examples = np.unique(truth, return_counts=True)
@@ -183,7 +182,7 @@ def calibration_error(truth: np.ndarray, probabilities: np.ndarray, weight: np.n
       truth, probabilities: as in `classification`.
       weight: [N], of each example.
     """
-    confidence = probabilities.max(1)
+    confidence = probabilities.max(1).astype(np.float64)
     gap = weight * (confidence - (probabilities.argmax(1) == truth))
     return float(np.abs(np.bincount(calibration_bin(confidence), gap, BINS)).sum() / weight.sum())
 
