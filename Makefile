@@ -1,4 +1,4 @@
-# make demo   draws 1,000 faces, converts, verifies and reports them, and reads a batch back
+# make demo   draws 1,000 faces, makes them a dataset, trains, scores and exports a model, and has it predict
 # make test   ruff, then every test that takes seconds
 # The first of them makes .venv with the versions of requirements.lock; PYTHON=… chooses the interpreter.
 
@@ -35,12 +35,18 @@ demo: $(INSTALLED)
 	$(BIN)/python -m datasets.sample_faces --output_dir=demo/faces --count=1000
 	$(BIN)/python -m pipeline.build_tfrecords --source=affectnet --input_dir=demo/faces --data_dir=demo/data --name=demo
 	$(BIN)/python -m pipeline.verify --dataset_dir=$(DEMO)
-	$(BIN)/python -m pipeline.report --dataset_dir=$(DEMO) --output=demo/report.html
+	$(BIN)/python -m pipeline.report --dataset_dir=$(DEMO) --output=demo/dataset.html
 	$(BIN)/python scripts/read_back.py $(DEMO)
+	$(BIN)/python -m trainers.train --recipe=quick --data_dir=demo/data --name=demo --workdir=demo/model
+	$(BIN)/python -m trainers.evaluate --workdir=demo/model --split=test
+	$(BIN)/python -m export.export_model --workdir=demo/model
+	$(BIN)/python -m export.predict --model=demo/model/export --images=demo/faces/images --output=demo/predictions.csv --contact_sheet=demo/predictions.png
 	@echo
-	@echo "raw faces  demo/faces"
-	@echo "dataset    $(DEMO)"
-	@echo "report     demo/report.html"
+	@echo "Open"
+	@echo "  demo/dataset.html            what is in the dataset $(DEMO)"
+	@echo "  demo/model/eval/report.html  how well the model does on faces that it never saw"
+	@echo "  demo/model/export/1          the SavedModel, and model_card.md in it"
+	@echo "  demo/predictions.png         what the SavedModel says of the faces; the table is demo/predictions.csv"
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -56,6 +62,7 @@ test-flink test-spark test-prism: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.conversion
+	$(BIN)/python -m benchmarks.input_pipeline
 
 lock: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
