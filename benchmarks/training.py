@@ -158,9 +158,13 @@ def main(argv: list[str]) -> None:
         compare_precisions(data, backbone, size, batch, given.steps)
 
 
-if __name__ == "__main__":
+def _define_flags() -> None:
     flags.DEFINE_string("work_dir", ".cache/benchmarks", "Where the faces are kept.")
     flags.DEFINE_integer("faces", 4000, "How many faces.", lower_bound=1000)
     flags.DEFINE_integer("steps", 30, "Steps of each measurement.", lower_bound=1)
     flags.DEFINE_integer("rounds", 3, "Turns that the runs take.", lower_bound=1)
+
+
+if __name__ == "__main__":
+    _define_flags()
     app.run(main)
