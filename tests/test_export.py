@@ -102,6 +102,7 @@ def test_a_model_that_differs_by_a_ten_thousandth_is_found(exported):
         parity.check(other, exported[0], asked)
 
 
+@pytest.mark.slow
 def test_a_damaged_graph_does_not_answer(exported, model, tmp_path):
     damaged = shutil.copytree(exported[0], tmp_path / "1")
     variables = damaged / "variables" / "variables.data-00000-of-00001"
