@@ -1,1 +1,1 @@
-"""Trains models of expression, valence and arousal on a published dataset. Empty until the trainers land."""
+"""Trains models of expression, valence and arousal on a published dataset, scores them, and sets them side by side."""
