@@ -138,9 +138,19 @@ def test_tensorboard(run):
 
 
 def test_a_finished_run_stays_as_it_is(run, config):
-    before, said = state_of(run[0]), []
+    before, history, said = state_of(run[0]), run[0] / "history.csv", []
+    rows = history.read_bytes()
+    history.write_bytes(rows[:100])  # as a kill after the last state leaves it
     training.train(config, run[0], say=said.append)
     assert said[-1].startswith("nothing is left to do") and state_of(run[0]) == before
+    assert history.read_bytes() == rows
+
+
+def test_a_start_that_failed_can_be_begun_otherwise(sample_dataset, tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        training.train(small(sample_dataset, init=str(tmp_path / "none.keras")), tmp_path / "work")
+    training.train(small(sample_dataset, phases=("heads@0",)), tmp_path / "work", say=lambda line: None)
+    assert from_json((tmp_path / "work" / "config.json").read_text()).init == ""
 
 
 class Crash(Exception):
@@ -203,15 +213,16 @@ def test_a_loss_that_is_not_finite_stops(sample_dataset, tmp_path):
     assert values["done"] <= step and all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
 
 
-def test_a_damaged_record_is_named(sample_dataset, tmp_path):
+@pytest.mark.parametrize(("split", "cache"), [("train", "none"), ("validation", "decoded")])
+def test_a_damaged_record_is_named(sample_dataset, tmp_path, split, cache):
     """Its shard is as long as it was published: only reading it shows."""
     copy = shutil.copytree(sample_dataset, tmp_path / "data" / "affect_faces" / "sample" / "1.0.0")
-    shard = min(copy.glob("*-train.tfrecord-*"))
+    shard = min(copy.glob(f"*-{split}.tfrecord-*"))
     data = bytearray(shard.read_bytes())
     data[1000] ^= 1
     shard.write_bytes(data)
     with pytest.raises(DataError, match=f"{shard.name}: the record at byte 0 fails its checksum"):
-        training.train(small(copy, cache="none"), tmp_path / "work", say=lambda line: None)
+        training.train(small(copy, cache=cache), tmp_path / "work", say=lambda line: None)
 
 
 def test_another_configuration_is_refused(run, config):
@@ -306,7 +317,7 @@ def test_two_devices_make_the_same_history(sample_dataset, tmp_path):
     for name in ("loss", "expression_loss", "valence_loss", "val_loss", "val_expression_loss"):
         found, expected = ([float(row[name]) for row in rows] for rows in (two, one))
         assert found == pytest.approx(expected, rel=0.03), name
-    assert not models.load(tmp_path / "mirrored").get_layer("stem_bn").synchronized
+    assert not models.load(tmp_path / "mirrored").get_layer("stage1_block1_2_bn").synchronized
 
 
 @pytest.mark.slow

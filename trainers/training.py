@@ -59,7 +59,8 @@ def train(
       show_progress: whether to show a bar with the scores.
 
     Raises:
-      UsageError: an argument has a value that nothing accepts, or the directory is of another configuration.
+      UsageError: an argument has a value that nothing accepts, or the directory is of another configuration,
+        precision or purpose.
       DataError: the dataset is at fault, or loss or gradient became infinite or NaN.
       OutputBusyError: another run trains in the directory.
       EnvironmentFault: the directory cannot be written.
@@ -70,13 +71,13 @@ def train(
         data = streams.Streams(config)
         place.check(config, data.digest)
         with guards.listening() as heard, guards.Watchdog(config.stall_minutes) as watchdog:
-            run = _Run(config, place, data, say, show_progress, heard, watchdog)
-            run.introduce(began)
-            with contextlib.closing(run):
-                try:
+            try:
+                run = _Run(config, place, data, say, show_progress, heard, watchdog)
+                run.introduce(began)
+                with contextlib.closing(run):
                     run.go()
-                except tf.errors.OpError as error:
-                    raise _explained(error) from None
+            except tf.errors.OpError as error:
+                raise _explained(error) from None
 
 
 class _Asked(Exception):
@@ -103,11 +104,11 @@ class _Run:
         self._devices = devices.prepare(config)
         with self._devices.strategy.scope():
             self._model = models.build(dataclasses.replace(config, precision=self._devices.precision))
-        place.begin(config, self._environment())
         state = place.load_state()
         if state is None:
             for sentence in models.initialise(self._model, config):
                 say(sentence)
+        place.begin(config, self._environment())
         self._learner = Learner(
             self._model, config, strategy=self._devices.strategy, class_weights=data.class_weights,
             float16=self._devices.precision == "mixed_float16",
@@ -146,10 +147,10 @@ class _Run:
 
     def go(self) -> None:
         """Trains to the end."""
+        self._place.write_history(self.rows)  # whoever was killed before it has only the state
         if self.finished:
             self._say(f"nothing is left to do: {self._place.folder} is finished, after {self.epoch} epochs")
             return
-        self._place.write_history(self.rows)
         self._saved, self._first_step = time.monotonic(), None
         stream = self._data.training((self.epoch, self.done), prefetch_to_device=self._prefetches)
         batches = iter(self._distributed(stream))

@@ -18,6 +18,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -31,6 +32,8 @@ from trainers.config import TrainConfig
 
 _KEPT = 2
 _SHA256_BYTES = 32
+#: What a killed run leaves half written: a hidden name with its process id.
+_TEMPORARY = re.compile(r"\.(?:\d{9}\.state|config\.json|environment\.json|history\.csv)\.\d+|\.best\.\d+\.keras")
 
 
 class Workdir:
@@ -50,7 +53,7 @@ class Workdir:
         self.best, self.history = self.folder / "best.keras", self.folder / "history.csv"
         self.logs, self.states = self.folder / "logs", self.folder / "state"
         try:
-            self.states.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise describe_os_error(error, str(folder)) from None
 
@@ -59,10 +62,14 @@ class Workdir:
         """Holds the directory for this process; the lock ends with the process, however that dies.
 
         Raises:
+          UsageError: it holds something else; nothing in it was touched.
+          DataError: its config.json is damaged; nothing was touched either.
           OutputBusyError: another run holds it.
           EnvironmentFault: it cannot be written.
         """
+        self._refuse_what_is_not_ours()
         try:
+            self.states.mkdir(exist_ok=True)
             file = open(self.states / ".lock", "a")  # noqa: SIM115 - closed below
         except OSError as error:
             raise describe_os_error(error, str(self.folder)) from None
@@ -77,8 +84,10 @@ class Workdir:
                 raise EnvironmentFault(
                     f"{self.folder} cannot be locked ({error.strerror}); use a file system with flock"
                 ) from None
-            for path in [*self.states.glob(".*.*.*"), *self.folder.glob(".*.*.*")]:  # of a killed run
-                path.unlink()
+            for folder in (self.states, self.folder):
+                for path in folder.iterdir():
+                    if _TEMPORARY.fullmatch(path.name) and path.is_file():
+                        path.unlink()
             yield
 
     def check(self, config: TrainConfig, digest: str) -> None:
@@ -89,23 +98,17 @@ class Workdir:
           digest: of its dataset.
 
         Raises:
-          UsageError: the directory is of another configuration, or holds something else.
-          DataError: it is of another dataset.
+          UsageError: the directory is of another configuration.
+          DataError: it is of another dataset, or its records of that are damaged.
         """
-        if not self.config.exists():
-            ours = {self.states.name, self.environment.name}
-            if others := sorted(path.name for path in self.folder.iterdir() if path.name not in ours):
-                raise UsageError(
-                    f"{self.folder} holds {', '.join(others[:3])} but no config.json; give a new or empty --workdir"
-                )
+        if not self._begun():
             return
-        old = configuration.from_json(self.config.read_text(encoding="utf-8"))
-        if changed := configuration.differences(old, config):
+        if changed := configuration.differences(self._earlier(), config):
             raise UsageError(
                 f"{self.folder} was begun with another configuration: {'; '.join(changed)}; "
                 "give a new --workdir, or the old values"
             )
-        before = json.loads(self.environment.read_text(encoding="utf-8"))["dataset"]["digest"]
+        before = self._recorded()["dataset"]["digest"]
         if before != digest:
             raise DataError(
                 f"{self.folder} was begun with another dataset: digest {before} -> {digest}; "
@@ -117,14 +120,22 @@ class Workdir:
 
         Args:
           config: of this run, checked.
-          environment: what JSON can hold, "versions" among it.
+          environment: what JSON can hold, "versions" and "precision" among it.
+
+        Raises:
+          UsageError: an earlier run computed in another precision, which its device chose.
         """
-        if not self.config.exists():
+        if not self._begun():
             _write(self.environment, json.dumps(environment, indent=2, ensure_ascii=False) + "\n")
             _write(self.config, configuration.to_json(config))
             return
-        before = json.loads(self.environment.read_text(encoding="utf-8"))["versions"]
-        now = environment["versions"]
+        before = self._recorded()
+        if before["precision"] != environment["precision"]:
+            raise UsageError(
+                f"{self.folder} was begun in {before['precision']}, and --precision={config.precision} is "
+                f"{environment['precision']} on this device; go on where it was begun, or give a new --workdir"
+            )
+        before, now = before["versions"], environment["versions"]
         if changed := [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
             warnings.warn(
                 f"{self.folder} was begun with other versions, so results may differ: {', '.join(changed)}",
@@ -142,7 +153,7 @@ class Workdir:
         kinds = [[array.dtype.str, array.shape] for array in arrays]
         header = json.dumps({"values": values, "arrays": kinds}).encode() + b"\n"
         digest = hashlib.sha256(header)
-        with tfrecord.atomic_file(self._state(number)) as file:
+        with _faults_explained(self._state(number)), tfrecord.atomic_file(self._state(number)) as file:
             file.write(header)
             for array in arrays:
                 data = np.ascontiguousarray(array).data
@@ -186,11 +197,47 @@ class Workdir:
     def save_best(self, model) -> None:
         """Replaces best.keras by the model as it is, in one step."""
         part = self.folder / f".best.{os.getpid()}.keras"  # Keras goes by the suffix
-        model.save(part)
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        part.replace(self.best)
-        tfrecord.sync_folder(self.folder)
+        with _faults_explained(self.best):
+            try:
+                model.save(part)
+                with open(part, "rb") as file:
+                    os.fsync(file.fileno())
+                part.replace(self.best)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+            tfrecord.sync_folder(self.folder)
+
+    def _refuse_what_is_not_ours(self) -> None:
+        if self.config.exists():
+            self._earlier()
+            return
+        ours = {self.states.name, self.environment.name}
+        names = sorted(path.name for path in self.folder.iterdir())
+        if others := [name for name in names if name not in ours and not _TEMPORARY.fullmatch(name)]:
+            raise UsageError(
+                f"{self.folder} holds {', '.join(others[:3])} but no config.json; give a new or empty --workdir"
+            )
+
+    def _begun(self) -> bool:
+        """Whether something was learned here: a run that failed before that binds nobody to its configuration."""
+        return bool(self._all_states()) or self.best.exists()
+
+    def _earlier(self) -> TrainConfig:
+        """The configuration that the run began with."""
+        try:
+            return configuration.from_json(self.config.read_text(encoding="utf-8"))
+        except (UsageError, UnicodeDecodeError, FileNotFoundError) as error:
+            raise _damaged(self.config, error) from None
+
+    def _recorded(self) -> dict:
+        """The environment that the run began in."""
+        try:
+            found = json.loads(self.environment.read_text(encoding="utf-8"))
+            found["dataset"]["digest"], found["precision"], found["versions"].items()
+        except (ValueError, LookupError, TypeError, AttributeError, FileNotFoundError) as error:
+            raise _damaged(self.environment, error) from None
+        return found
 
     def _state(self, number: int) -> pathlib.Path:
         return self.states / f"{number:09d}.state"
@@ -210,5 +257,20 @@ def _parse_state(data: bytes) -> tuple[dict, list[np.ndarray]]:
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-    with tfrecord.atomic_file(path) as file:
+    with _faults_explained(path), tfrecord.atomic_file(path) as file:
         file.write(text.encode())
+
+
+@contextlib.contextmanager
+def _faults_explained(path: pathlib.Path) -> Iterator[None]:
+    """What the file system does not do becomes an EnvironmentFault that names the file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)  # not the temporary one
+        raise describe_os_error(error, str(path)) from None
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> DataError:
+    what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+    return DataError(f"{path} {what}; put it back as it was, or give a new --workdir")
