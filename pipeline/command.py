@@ -1,6 +1,7 @@
 """What every command line shares: errors become one message and an exit code."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,6 +22,14 @@ def run(command: Callable[[], None]) -> None:
     app.run(lambda argv: _exit_code(command, argv[1:]))
 
 
+def say(line: str) -> None:
+    """Prints a line at once, for whoever follows a log; once nobody reads any more the work goes on without a word."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        _discard_output()
+
+
 def _exit_code(command: Callable[[], None], surplus: list[str]) -> int:
     if surplus:
         raise app.UsageError(f"unexpected {surplus[0]!r}; every argument of this command is a --flag=value")
@@ -28,6 +37,9 @@ def _exit_code(command: Callable[[], None], surplus: list[str]) -> int:
         command()
         if sys.stdout:
             sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("error: stopped by Ctrl-C", file=sys.stderr)
+        return 128 + signal.SIGINT
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

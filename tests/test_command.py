@@ -25,6 +25,7 @@ def run(statement, **given):
         ("raise errors.DataError('two words')", 3, "error: two words\n"),
         ("import nowhere", 4, "error: a library is missing or broken: No module named 'nowhere'; install what req"),
         ("open('nowhere')", 4, "error: nowhere: No such file or directory\n"),
+        ("raise KeyboardInterrupt", 130, "error: stopped by Ctrl-C\n"),
         ("1 / 0", 5, "error: an unexpected error, please report it:\nTraceback"),
     ],
 )
@@ -40,6 +41,14 @@ def test_a_reader_that_has_read_enough_is_no_error():
     done = run(SAY, stdout=writer)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_work_goes_on_when_nobody_reads():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run("[command.say('line') for _ in range(3)]; raise errors.DataError('at the end')", stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (3, b"error: at the end\n")
 
 
 def test_output_that_cannot_be_written_is_the_environments_fault():

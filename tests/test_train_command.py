@@ -139,6 +139,25 @@ def test_killed_and_stopped_runs_come_to_the_same_bytes(sample_dataset, tmp_path
     assert left_by(tmp_path / "killed") == left_by(tmp_path / "undisturbed")
 
 
+def test_a_training_that_nobody_watches_ends_as_any(sample_dataset, tmp_path):
+    """`… | head -1`; and each line comes at once."""
+    process = start(*small(sample_dataset, tmp_path / "work"), "--epochs=2", "--phases=heads@0")
+    assert process.stdout.readline().startswith("device")
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0, process.stderr.read()
+    assert len((tmp_path / "work" / "history.csv").read_text().splitlines()) == 3
+
+
+def test_a_sweep_hands_its_signal_on(sample_dataset, tmp_path):
+    arguments = [flag for flag in small(sample_dataset, tmp_path / "sweep") if not flag.startswith("--backbone")]
+    process = start(*arguments, "--recipes=strong", "--epochs=500", module="trainers.sweep")
+    wait_for_work(process)
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "stopped by SIGTERM and saved" in out, err
+    assert any((tmp_path / "sweep" / "strong-custom_cnn" / "state").glob("*.state"))
+
+
 @pytest.mark.slow
 def test_a_sweep_goes_on_when_one_fails(sample_dataset, tmp_path):
     """The second backbone's weights are a file that is not there."""

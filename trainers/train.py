@@ -87,7 +87,7 @@ def _train() -> None:
     logging.set_verbosity(logging.WARNING)
     from trainers import training
 
-    training.train(config, os.path.expanduser(flags.FLAGS.workdir), show_progress=sys.stderr.isatty())
+    training.train(config, os.path.expanduser(flags.FLAGS.workdir), say=command.say, show_progress=sys.stderr.isatty())
 
 
 if __name__ == "__main__":
