@@ -32,6 +32,7 @@ def check(model, folder: str | os.PathLike, faces: Faces) -> dict[str, float]:
       the largest difference of each signature, and `load_seconds` of the fresh process.
 
     Raises:
+      DataError: the model's outputs are not what its heads should give.
       InvariantError: the difference is above TOLERANCE, or the SavedModel does not load or answer.
     """
     # One size fits in one array: all faces of the commonest, repeated to a full batch.
@@ -44,13 +45,15 @@ def check(model, folder: str | os.PathLike, faces: Faces) -> dict[str, float]:
     with tf.device("CPU"):
         wanted = prediction.from_keras(model, batch_size=len(decoded))(faces.images)
     answers = _ask(folder, pixels=np.stack([decoded[row] for row in rows]), encoded=faces.encoded)
-    differences = {
-        signature: max(
-            float(np.abs(answers[f"{signature}/{head}"] - values[asked[signature]]).max())
-            for head, values in wanted.items()
+    ids = [f"face {row}" for row in range(len(decoded))]
+    wanted = {head: prediction.checked(head, values, ids) for head, values in wanted.items()}
+    differences = {}
+    for signature, rows in asked.items():
+        found = {head: prediction.checked(head, answers[f"{signature}/{head}"], ids) for head in wanted}
+        # NumPy's maximum of anything with NaN is NaN.
+        differences[signature] = float(
+            np.max([np.abs(found[head] - values[rows]).max() for head, values in wanted.items()])
         )
-        for signature in asked
-    }
     for signature, difference in differences.items():
         if not difference <= TOLERANCE:
             raise InvariantError(

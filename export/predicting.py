@@ -1,7 +1,6 @@
 """What an exported model says of photographs: a row for each, also for those that cannot be used."""
 
 import contextlib
-import csv
 import dataclasses
 import io
 import json
@@ -21,6 +20,7 @@ from pipeline.images import ImageSettings
 from pipeline.records import EXPRESSIONS
 from pipeline.tfrecord import atomic_file
 from trainers import prediction
+from trainers.evaluation_files import row_writer
 from trainers.prediction import Predictor
 
 SUFFIXES = (".csv", ".jsonl")
@@ -56,7 +56,7 @@ def predict(
 
     Raises:
       UsageError: an argument has a value that nothing accepts.
-      DataError: there is no such model, or no image.
+      DataError: there is no such model, or no image; or the model's outputs are not what its heads should give.
       EnvironmentFault: a file cannot be written.
     """
     suffix = Path(output).suffix
@@ -95,40 +95,48 @@ def predict(
 
 def _rows(predictor: Predictor, batch: list[Photograph]) -> Iterator[dict]:
     """A row for each photograph of a batch: image, error, and {head: value}, where the expression is float32 [8]."""
-    usable = [photo for photo in batch if not photo.error]
-    answers = iter(_answers(predictor, [photo.encoded for photo in usable]))
+    answers = iter(_answers(predictor, [photo for photo in batch if not photo.error]))
     for photo in batch:
         error, values = (photo.error, {}) if photo.error else next(answers)
         yield {"image": printable(photo.path), "error": error, **values}
 
 
-def _answers(predictor: Predictor, encoded: list[bytes]) -> list[tuple[str, dict]]:
-    """(error, {head: value}) of each image.
+def _answers(predictor: Predictor, photos: list[Photograph]) -> list[tuple[str, dict]]:
+    """(error, {head: value}) of each photograph.
 
     TensorFlow's decoder refuses some images that ours accepts. One such image fails its whole batch, which is then
     asked image by image.
+
+    Raises:
+      DataError: the model's outputs are not what its heads should give.
     """
-    if not encoded:
+    if not photos:
         return []
     try:
-        outputs = predictor(np.array(encoded, object))
+        outputs = predictor(np.array([photo.encoded for photo in photos], object))
     except tf.errors.InvalidArgumentError as error:
-        if len(encoded) == 1:
-            return [(f"corrupt: {error.message.splitlines()[0]}", {})]
-        return [_answers(predictor, [image])[0] for image in encoded]
-    values = {head: column if head == "expression" else column[:, 0] for head, column in outputs.items()}
-    return [("", {head: column[row] for head, column in values.items()}) for row in range(len(encoded))]
+        if len(photos) == 1:
+            return [(f"corrupt: {_cause(error.message)}", {})]
+        return [_answers(predictor, [photo])[0] for photo in photos]
+    paths = [photo.path for photo in photos]
+    values = {head: prediction.checked(head, column, paths) for head, column in outputs.items()}
+    return [("", {head: column[row] for head, column in values.items()}) for row in range(len(photos))]
+
+
+def _cause(message: str) -> str:
+    """The line of a TensorFlow error that says what is wrong; where in the graph stands around it."""
+    return message.rpartition("<stack traces unavailable>\n")[2].split("\n\t [[")[0].splitlines()[0]
 
 
 def _csv_writer(file: io.TextIOBase):
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["image", "expression", *EXPRESSIONS, "valence", "arousal", "error"])
+    write_row = row_writer(file)
+    write_row(["image", "expression", *EXPRESSIONS, "valence", "arousal", "error"])
 
     def write(row: Mapping) -> None:
         shares = row.get("expression")
         named = [""] * (1 + len(EXPRESSIONS)) if shares is None else [_name(shares), *map(_digits, shares)]
         affect = [_digits(row[head]) if head in row else "" for head in ("valence", "arousal")]
-        writer.writerow([row["image"], *named, *affect, row["error"]])
+        write_row([row["image"], *named, *affect, row["error"]])
 
     return write
 

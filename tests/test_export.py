@@ -10,17 +10,20 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from datasets import preprocessing
+from datasets.selection import Selection
 from export import exporting, faces, parity, serving, versions
 from pipeline.errors import DataError, EnvironmentFault, InvariantError, OutputBusyError, UsageError
 from pipeline.records import EXPRESSIONS
 from tests import small_models
 from tests.faces import ROOT
 from trainers import model as models
+from trainers import prediction
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,13 @@ def test_without_the_dataset_drawn_faces_are_asked(copy):
     folder = exporting.export_model(copy, say=said.append)
     assert "is not in gone" in said[0] and "32 drawn faces" in said[1]
     assert json.loads((folder / "assets.extra" / "model.json").read_text())["conversion"] == {}
+
+
+def test_smaller_forms_need_the_dataset(copy):
+    pytest.importorskip("ai_edge_litert")
+    environment = json.loads((copy / "environment.json").read_text())
+    environment["dataset"]["folder"] = "gone"
+    (copy / "environment.json").write_text(json.dumps(environment))
     with pytest.raises(DataError, match="--format=litert needs it"):
         exporting.export_model(copy, formats=["litert"])
     with pytest.raises(DataError, match=r"is not in .*run; give the directory"):
@@ -100,6 +110,48 @@ def test_a_model_that_differs_by_a_ten_thousandth_is_found(exported):
     asked = faces.drawn(size=small_models.SIZE, count=4)
     with pytest.raises(InvariantError, match="serving_default of the SavedModel differs from the Keras model by"):
         parity.check(other, exported[0], asked)
+
+
+def test_a_model_without_usable_outputs_is_not_published(copy, exported, model):
+    kernel, bias = (broken := small_models.build()).get_layer("arousal").get_weights()
+    broken.get_layer("arousal").set_weights([kernel, bias * np.nan])
+    broken.save(copy / "best.keras")
+    with pytest.raises(DataError, match="the model's arousal is not finite for 12 of 12"):
+        exporting.export_model(copy, say=lambda line: None)
+    x = keras.layers.GlobalAveragePooling2D(name="pooling")(image := keras.Input((48, 48, 3), name="image"))
+    outputs = {"expression": keras.layers.Dense(7, "softmax")(x)}
+    outputs |= {head: keras.layers.Dense(1, "tanh")(x) for head in ("valence", "arousal")}
+    keras.Model(image, outputs, name="custom_cnn").save(copy / "best.keras")
+    with pytest.raises(DataError, match=r"expression has shape \[12, 7\] for 12 images; \[12, 8\] is due"):
+        exporting.export_model(copy, say=lambda line: None)
+    assert not versions.numbers(copy / "export")
+
+
+@pytest.mark.parametrize("head", ["expression", "valence", "arousal"])
+def test_an_answer_that_is_no_number_is_a_difference(exported, model, monkeypatch, head):
+    ask = parity._ask
+
+    def answers(*arguments, **named):
+        found = ask(*arguments, **named)
+        found[f"serving_bytes/{head}"][0] = np.nan
+        return found
+
+    monkeypatch.setattr(parity, "_ask", answers)
+    with pytest.raises(DataError, match=f"{head} is not finite for 1 of 2"):
+        parity.check(model, exported[0], faces.drawn(size=small_models.SIZE, count=2))
+
+
+def test_a_damaged_shard_is_named(copy, sample_dataset, tmp_path):
+    dataset = shutil.copytree(sample_dataset, tmp_path / "sample")
+    shard = next(dataset.glob("*-validation.tfrecord-00000*"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match=shard.name):
+        exporting.export_model(copy, dataset_dir=str(dataset), say=lambda line: None)
+    with pytest.raises(DataError, match=shard.name):
+        predictor = prediction.from_keras(models.load(str(copy)), batch_size=4)
+        prediction.predict(predictor, Selection(str(dataset), "validation", None), "validation")
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from pipeline.images import ImageSettings
 from pipeline.records import EXPRESSIONS
 from tests import small_models
 from tests.faces import ROOT
+from trainers import prediction
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,9 @@ def test_what_tensorflow_refuses_costs_one_row(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "store", lambda data, settings: b"?" if data == refused else store(data, settings))
     result = predicting.predict(exported, [str(tmp_path)], tmp_path / "out.csv")
     rows = read_csv(tmp_path / "out.csv")
-    assert result.errors == 1 and [row["error"][:7] for row in rows] == ["", "corrupt", ""]
+    assert result.errors == 1 and [row["error"] for row in rows] == [
+        "", "corrupt: assertion failed: [image_bytes[0]] [is neither a JPEG nor a PNG]", "",
+    ]  # fmt: skip
     assert rows[0]["valence"] and rows[2]["valence"]
 
 
@@ -174,6 +177,53 @@ def test_wrong_arguments(exported, tmp_path):
     with pytest.raises(EnvironmentFault, match="cannot be written"):
         predicting.predict(exported, [str(tmp_path)], tmp_path / "nowhere" / "out.csv")
     assert not list(tmp_path.glob("out.*"))
+
+
+class Foreign(tf.Module):
+    """Somebody else's model: one answer, whatever the image."""
+
+    def __init__(self, answer: dict):
+        super().__init__()
+        self._answer = answer
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
+    def serve(self, image_bytes):
+        return {
+            head: tf.repeat(tf.constant([row], tf.float32), tf.size(image_bytes), 0)
+            for head, row in self._answer.items()
+        }
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"expression": [1 / 7] * 7}, r"the model's expression has shape \[1, 7\] for 1 images; \[1, 8\] is due"),
+        ({"valence": [0.0, 0.0]}, r"the model's valence has shape \[1, 2\]"),
+        ({"valence": [float("nan")]}, r"the model's valence is not finite for 1 of 1 examples, first '.*a.jpg'"),
+    ],
+)
+def test_a_model_that_answers_otherwise_is_refused(tmp_path, answer, message):
+    foreign = Foreign(answer)
+    tf.saved_model.save(foreign, str(tmp_path / "1"), signatures={"serving_bytes": foreign.serve})
+    (tmp_path / "a.jpg").write_bytes(small_models.jpeg(0))
+    for name in ("out.csv", "out.jsonl"):
+        with pytest.raises(DataError, match=message):
+            predicting.predict(tmp_path / "1", [str(tmp_path / "a.jpg")], tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+def test_what_fills_a_batch_up_costs_nothing():
+    """A photograph is decoded once, not once for every free place of its batch."""
+    seen = []
+
+    def call(images):
+        seen.extend(images.numpy().tolist())
+        return {"valence": np.zeros((len(images), 1))}
+
+    predictor = prediction.Predictor(call, ["valence"], batch_size=8, image_size=None, parameters=0)
+    large = small_models.jpeg(0, 300)
+    assert predictor(np.array([large], object))["valence"].shape == (1, 1)
+    assert len(seen) == 8 and seen.count(large) == 1 and max(map(len, seen[1:])) < 200
 
 
 def test_contact_sheet(exported, faces, tmp_path):

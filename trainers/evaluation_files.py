@@ -11,7 +11,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -41,6 +41,7 @@ _METRICS = {
     "format": int,
     "model": {"name": str, "path": str, "parameters": int, "bytes": int, "training_seconds": _NUMBER, "classes": [str]},
     "dataset": {"name": str, "split": str, "digest": str, "examples": int, "evaluated": int, "classes": [str]},
+    "only": str,
     "guard": {"checked": bool, "reason": str, "allowed": [str]},
     "intervals": {"level": float, "resamples": int, "seed": int},
     "protocol": str,
@@ -56,8 +57,8 @@ class PredictionsWriter:
 
     def __init__(self, file: io.BufferedIOBase):
         self._file, self._text, self._sha256 = file, io.StringIO(), hashlib.sha256()
-        self._csv = csv.writer(self._text, lineterminator="\n")
-        self._csv.writerow(_COLUMNS)
+        self._write_row = row_writer(self._text)
+        self._write_row(_COLUMNS)
         self._flush()
 
     def __call__(self, ids: Sequence[str], truth: dict, outputs: dict) -> None:
@@ -73,7 +74,8 @@ class PredictionsWriter:
             columns += blank * (1 + len(EXPRESSIONS))
         for head in ("valence", "arousal"):
             columns += [_digits(outputs[head])] if head in outputs else blank
-        self._csv.writerows(zip(*columns))
+        for row in zip(*columns):
+            self._write_row(row)
         self._flush()
 
     def digest(self) -> str:
@@ -86,6 +88,16 @@ class PredictionsWriter:
         self._text.truncate()
         self._sha256.update(data)
         self._file.write(data)
+
+
+def row_writer(file: io.TextIOBase) -> Callable[[Sequence[str]], None]:
+    """Writes rows of CSV whose first column may be any text.
+
+    Until Python 3.13 a carriage return was left bare, which readers take for the end of the row.
+    """
+    plain = csv.writer(file, lineterminator="\n")
+    quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    return lambda row: (quoted if "\r" in row[0] else plain).writerow(row)
 
 
 def read_predictions(folder: str, digest: str) -> tuple[list[str], Predictions]:
@@ -155,6 +167,8 @@ def read_metrics(folder: str) -> dict:
         for head in metrics["heads"]:
             due = {"protocols": {"*": _PROTOCOL}} if head == "expression" else _AFFECT
             documents.parse(data, {head: due}, path)
+        if "expression" in metrics["heads"] and metrics["protocol"] not in metrics["expression"]["protocols"]:
+            raise DataError(f"{path}, field protocol: {metrics['protocol']!r} is not among the protocols; ")
     except DataError as error:
         raise DataError(f"{str(error).split('; ')[0]}; evaluate again") from None
     return metrics

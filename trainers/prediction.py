@@ -4,8 +4,10 @@ Every call has the same shape: the last batch is filled up, and what fills it is
 lets the libraries choose other kernels, which round otherwise.
 """
 
+import contextlib
 import dataclasses
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,11 +19,13 @@ from datasets import labels, preprocessing
 from datasets.input_pipeline import make_eval
 from datasets.labels import HEADS
 from datasets.selection import Selection
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import DataError, EnvironmentFault, UsageError
 from pipeline.records import EXPRESSIONS
 
 #: How far the sum of eight probabilities may be from 1: half precision leaves about this much.
 _SUM_TOLERANCE = 5e-3
+#: Pixels; conversion accepts nothing smaller.
+_FILLING_SIDE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +80,16 @@ class Predictor:
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Outputs of at most `batch_size` images: {head: float32 [n, …]}."""
         count = len(images)
-        filled = images if count == self.batch_size else images[np.arange(self.batch_size) % count]
+        filled = images
+        if self.image_size:
+            filled = images[np.arange(self.batch_size) % count]
+        elif count < self.batch_size:
+            # A photograph is decoded as often as it stands there, so what fills up is small.
+            small = tf.io.encode_png(tf.zeros([_FILLING_SIDE, _FILLING_SIDE, 3], tf.uint8)).numpy()
+            filled = np.array([*images, *[small] * (self.batch_size - count)], object)
         start = time.perf_counter()
         outputs = self._call(tf.constant(filled))
-        outputs = {head: np.asarray(outputs[head], np.float32)[:count] for head in self.heads}
+        outputs = {head: np.atleast_1d(np.asarray(outputs[head], np.float32))[:count] for head in self.heads}
         self.calls += 1
         if self.calls:
             self.seconds += time.perf_counter() - start
@@ -146,7 +156,8 @@ def predict(
       on_batch: takes each batch in order: its ids, and truth and outputs as in Predictions.
 
     Raises:
-      DataError: a prediction is not finite, or no probability, or out of range; names the first example.
+      DataError: a record is damaged; or a prediction is not finite, or no probability, or out of range: names the
+        first example.
     """
     every = np.arange(selection.count) if rows is None else rows
     truth = {"expression": selection.expression[every]}
@@ -163,15 +174,16 @@ def predict(
     else:
         batches = _read(predictor, selection, every)
     first = 0
-    for batch in batches:
-        ids = [identifier.decode() for identifier in batch["id"]]
-        part = slice(first, first + len(ids))
-        for head in ("valence", "arousal"):
-            truth[head][part] = np.where(batch["mask"][head] > 0, batch[head], np.nan)
-        for head, values in predictor(batch["image"]).items():
-            outputs[head][part] = _checked(head, values, ids)
-        on_batch(ids, *({name: column[part] for name, column in columns.items()} for columns in (truth, outputs)))
-        first += len(ids)
+    with data_faults():
+        for batch in batches:
+            ids = [identifier.decode() for identifier in batch["id"]]
+            part = slice(first, first + len(ids))
+            for head in ("valence", "arousal"):
+                truth[head][part] = np.where(batch["mask"][head] > 0, batch[head], np.nan)
+            for head, values in predictor(batch["image"]).items():
+                outputs[head][part] = checked(head, values, ids)
+            on_batch(ids, *({name: column[part] for name, column in columns.items()} for columns in (truth, outputs)))
+            first += len(ids)
     return Predictions(truth, outputs)
 
 
@@ -182,24 +194,17 @@ def read_images(selection: Selection, rows: np.ndarray, size: int) -> tuple[list
     return [identifier.decode() for identifier in columns["id"].numpy()], np.stack(images)
 
 
-def _read(predictor: Predictor, selection: Selection, rows: np.ndarray) -> Iterator[dict]:
-    """Batches of rows; images are encoded when the predictor takes them so."""
-    for first in range(0, len(rows), predictor.batch_size):
-        some = rows[first : first + predictor.batch_size]
-        batch = tf.nest.map_structure(lambda column: column.numpy(), labels.parse(tf.constant(selection.read(some))))
-        if predictor.image_size:
-            batch["image"] = read_images(selection, some, predictor.image_size)[1]
-        yield batch
-
-
-def _checked(head: str, values: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+def checked(head: str, values: np.ndarray, ids: Sequence[str]) -> np.ndarray:
     """The outputs of a head, without a last axis of 1.
+
+    Args:
+      head: one of HEADS.
+      values: float32; [N, 8] probabilities, or [N, 1] in [-1, 1].
+      ids: N names, for errors.
 
     Raises:
       DataError: they are not what the head should give.
     """
-    if head != "expression":
-        values = values.reshape(len(ids), -1)
     width = len(EXPRESSIONS) if head == "expression" else 1
     if values.shape != (len(ids), width):
         raise DataError(
@@ -219,3 +224,33 @@ def _checked(head: str, values: np.ndarray, ids: Sequence[str]) -> np.ndarray:
                 f"{values[row].tolist()}; the model is broken, or its training went wrong"
             )
     return values if head == "expression" else values[:, 0]
+
+
+@contextlib.contextmanager
+def data_faults() -> Iterator[None]:
+    """Raises what lies behind TensorFlow's errors: those of reading reach us as text within one of its own.
+
+    Raises:
+      DataError: a record is damaged.
+      EnvironmentFault: a device has no memory left.
+    """
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise EnvironmentFault(
+            f"no memory is left on the device; take a smaller --batch_size ({error.message[:200]})"
+        ) from None
+    except tf.errors.OpError as error:
+        if found := re.search(r"DataError: (.*)", error.message):
+            raise DataError(found[1]) from None
+        raise
+
+
+def _read(predictor: Predictor, selection: Selection, rows: np.ndarray) -> Iterator[dict]:
+    """Batches of rows; images are encoded when the predictor takes them so."""
+    for first in range(0, len(rows), predictor.batch_size):
+        some = rows[first : first + predictor.batch_size]
+        batch = tf.nest.map_structure(lambda column: column.numpy(), labels.parse(tf.constant(selection.read(some))))
+        if predictor.image_size:
+            batch["image"] = read_images(selection, some, predictor.image_size)[1]
+        yield batch
