@@ -30,6 +30,8 @@ from pipeline.records import DATASET, VERSION
 
 SIZE = 224
 QUALITY = 97
+#: Seconds before each turn.
+PAUSE = 1.0
 #: Images of the default augmentation in other hands, in one round: they are slow.
 SLOW_BATCHES = 8
 
@@ -148,6 +150,12 @@ def contenders(dataset_dir: pathlib.Path, input_dir: pathlib.Path, work_dir: pat
         "Grain, decoded": rival(grain, "decode", many),
         "Grain, augmented": rival(grain, "augment", many),
     }
+
+
+def _in_quiet(turn: Contender) -> Turn:
+    """A turn after a pause, in which the one before makes ahead what it makes ahead."""
+    time.sleep(PAUSE)
+    return turn()
 
 
 def _encoded(index: pathlib.Path, count: int) -> Iterator[bytes]:
@@ -308,7 +316,7 @@ def main() -> None:
     turns = contenders(dataset_dir, input_dir, work_dir, scale)
     rounds = []
     for number in range(scale.rounds):
-        rounds.append({name: turn() for name, turn in turns.items()})
+        rounds.append({name: _in_quiet(turn) for name, turn in turns.items()})
         print(f"round {number + 1} of {scale.rounds}", file=sys.stderr, flush=True)
     rate = statistics.median(turns["ours, augmented"].rate for turns in rounds)
     text = report(rounds, highest_demand(dataset_dir, rate, scale.batches))
