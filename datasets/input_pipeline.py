@@ -48,6 +48,7 @@ def make_train(
     shuffle: bool = True,
     balance: str = "none",
     max_class_weight: float = labels.MAX_CLASS_WEIGHT,
+    num_classes: int = 8,
     drop_remainder: bool = True,
     cache: str = "none",
     heads: Sequence[str] = (),
@@ -77,6 +78,7 @@ def make_train(
       shuffle: False keeps the published order.
       balance: "weights" multiplies the expression's mask by the class weight of the target, at most
         `max_class_weight`; "resample" gives each class an equal part of the epoch.
+      num_classes: 7 gives contempt no weight and no part of the epoch.
       drop_remainder: True leaves out what does not fill the last batch of an epoch, other examples in each. False
         lets batches run on over the end of an epoch; only the stream's last may be smaller.
       cache: "encoded" keeps records, as they are first read; "decoded" keeps resized images, made before this returns
@@ -107,7 +109,7 @@ def make_train(
     _check_range("epochs", 1 if epochs is None else epochs, 1, 2**31)
     selection = Selection(dataset, split, data_dir)
     selection.check_labels([*heads, *["expression"] * (balance != "none")])
-    classes = selection.expression if balance == "resample" else None
+    classes = selection.classes(num_classes) if balance == "resample" else None
     epoch_length = Order(selection.count, classes=classes).epoch_length
     first, length = _part(epoch_length, host_index, host_count, equal=True)
     if drop_remainder:
@@ -124,7 +126,7 @@ def make_train(
     if place == "pipeline" and augment is not None:
         steps.append(lambda batch: augmentation.augment_batch(batch, augment, batch["seeds"]))
     if place == "pipeline" and balance == "weights":
-        weights = selection.class_weights(max_class_weight)
+        weights = selection.class_weights(max_class_weight, num_classes)
         steps.append(lambda batch: labels.apply_class_weights(batch, weights))
     steps.append(_without(["seeds"] * (place == "pipeline") + ["id"] * prefetch_to_device))
     batches = _batches(

@@ -4,7 +4,6 @@ A label that is unknown has mask 0 and a value that does no harm in a loss (0 ti
 """
 
 import math
-from collections.abc import Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -84,26 +83,27 @@ def unpack(batch: dict, columns: dict, image_size: int) -> dict:
     return unpacked
 
 
-def class_weights(statistics: Mapping, splits: Iterable[str], *, cap: float = MAX_CLASS_WEIGHT) -> np.ndarray:
+def class_weights(classes: np.ndarray, *, cap: float = MAX_CLASS_WEIGHT) -> np.ndarray:
     """float32 [8]: known examples / (classes present × examples of the class), at most `cap`; 0 for an absent class.
 
     Args:
-      statistics: `statistics.json` of the dataset.
-      splits: names of its splits, counted together.
+      classes: int8 [N], indices of expressions, -1 unknown.
       cap: the largest weight.
     """
-    counts = np.array([[statistics["splits"][split]["classes"][name] for name in EXPRESSIONS] for split in splits])
-    counts = counts.sum(0)
-    weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    counts = np.bincount(classes[classes >= 0], minlength=len(EXPRESSIONS))
+    weights = counts.sum() / (max(1, np.count_nonzero(counts)) * np.maximum(counts, 1))
     return np.where(counts > 0, np.minimum(weights, cap), 0.0).astype(np.float32)
 
 
 def apply_class_weights(batch: dict, weights: np.ndarray) -> dict:
     """The batch with the expression's mask times the weight of its target, the mean over `expression_probs`.
 
-    It comes after mixup and cutmix: the weight must not pull the mixed target.
+    The mean is over the classes that have a weight; a target that lies in others alone becomes unknown. It comes after
+    mixup and cutmix: the weight must not pull the mixed target.
     """
-    weight = tf.linalg.matvec(batch["expression_probs"], tf.constant(weights, tf.float32))
+    weights = tf.constant(weights, tf.float32)
+    mass, sums = (tf.linalg.matvec(batch["expression_probs"], of) for of in (tf.cast(weights > 0, tf.float32), weights))
+    weight = tf.math.divide_no_nan(sums, mass)
     return batch | {"mask": batch["mask"] | {"expression": batch["mask"]["expression"] * weight}}
 
 

@@ -7,7 +7,6 @@ is as long as its records. Each record's own checksum is checked when it is read
 import functools
 import hashlib
 import io
-import json
 import operator
 import os
 import struct
@@ -94,10 +93,13 @@ class Selection:
                 "train those heads, or convert with annotations"
             )
 
-    def class_weights(self, cap: float) -> np.ndarray:
-        """float32 [8], as `labels.class_weights`, for the whole of the splits that are selected from."""
-        with open(os.path.join(self.folder, "statistics.json"), encoding="utf-8") as file:
-            return labels.class_weights(json.load(file), self.splits, cap=cap)
+    def classes(self, num_classes: int = len(EXPRESSIONS)) -> np.ndarray:
+        """`expression`, int8 [count], where of seven classes contempt is unknown."""
+        return np.where(self.expression < num_classes, self.expression, np.int8(-1))
+
+    def class_weights(self, cap: float, num_classes: int = len(EXPRESSIONS)) -> np.ndarray:
+        """float32 [8], as `labels.class_weights`, of the `classes` of the selection."""
+        return labels.class_weights(self.classes(num_classes), cap=cap)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of `records.parquet`, as it is there, for the records of the selection in their order."""

@@ -222,12 +222,39 @@ def test_the_weight_of_a_mixed_target_is_the_mean_of_its_classes():
     }
     weights = np.array([0.5, 1, 1, 1, 1, 1, 1, 9], np.float32)
     assert labels.apply_class_weights(batch, weights)["mask"]["expression"].numpy() == [4.75]
+    # A class without a weight takes nothing from the others.
+    weights[7] = 0
+    assert labels.apply_class_weights(batch, weights)["mask"]["expression"].numpy() == [0.5]
+
+
+@pytest.mark.parametrize("num_classes", [7, 8])
+def test_weights_are_of_the_slice_and_of_the_classes_that_are_asked_for(many, num_classes):
+    rows, part = rows_of(many), "train[:15%]"
+    known = [rows[id]["expression"] for id in ids(evaluate(many, part))]
+    counts = np.bincount([label for label in known if 0 <= label < num_classes], minlength=8)
+    seen = set()
+    given = {"balance": "weights", "max_class_weight": 1e6, "num_classes": num_classes}
+    for batch in train(many, part, **given).as_numpy_iterator():
+        for id, weight in zip(batch["id"], batch["mask"]["expression"]):
+            label = rows[id.decode()]["expression"]
+            expected = counts.sum() / (num_classes * counts[label]) if 0 <= label < num_classes else 0.0
+            assert weight == pytest.approx(expected), label
+            seen.add(label)
+    assert {0, 7, -1} <= seen
 
 
 def test_resampling_balances_the_classes(many):
     rows = rows_of(many)
     counts = np.bincount([rows[id]["expression"] + 1 for id in ids(train(many, balance="resample", batch_size=1))])
     assert counts[0] == 158 and len(set(counts[1:])) == 1
+
+
+def test_resampling_seven_classes_repeats_no_contempt(many):
+    rows = rows_of(many)
+    drawn = [rows[id]["expression"] for id in ids(train(many, balance="resample", num_classes=7, batch_size=1))]
+    counts, contempt = np.bincount(np.add(drawn, 1)), EXPRESSIONS.index("contempt")
+    assert counts[1 + contempt] == sum(row["expression"] == contempt for row in rows.values())
+    assert len(set(counts[1 : 1 + contempt])) == 1
 
 
 def test_landmarks_are_of_the_resized_image(many):

@@ -278,6 +278,14 @@ def test_class_weights_that_are_capped_are_said(sample_dataset):
     assert "class weights capped at 1.5: fear 1.7" in data.notes[0] and data.class_weights.max() == 1.5
 
 
+def test_seven_classes_weigh_seven(sample_dataset):
+    data = streams.Streams(small(sample_dataset, balance="weights", num_classes=7))
+    assert data.class_weights[7] == 0 and data.class_weights[:7].all()
+    for batch in data.training():
+        alone = (batch["expression_probs"][:, 7] == 1).numpy()
+        assert not batch["mask"]["expression"].numpy()[alone].any()
+
+
 def test_evaluation_counts_labels_not_shares(sample_dataset):
     """The last batch is filled up, and what fills it is masked; without contempt its faces have no label."""
     data = streams.Streams(small(sample_dataset, num_classes=7))

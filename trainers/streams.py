@@ -1,5 +1,7 @@
 """The batches of a training run, and what is known of its splits before the first one."""
 
+import os
+
 import numpy as np
 import tensorflow as tf
 
@@ -10,7 +12,6 @@ from pipeline import publishing
 from pipeline.errors import DataError, UsageError
 from pipeline.records import EXPRESSIONS
 from trainers.config import TrainConfig
-from trainers.losses import CONTEMPT
 
 
 class Streams:
@@ -35,15 +36,13 @@ class Streams:
         self.validation = self._select(config.validation_split)
         self.digest = publishing.digest(self.train.folder)
         self.class_weights = self._class_weights() if config.balance == "weights" else None
-        self._classes_known = self.validation.expression >= 0
-        if config.num_classes < len(EXPRESSIONS):
-            self._classes_known &= self.validation.expression != CONTEMPT
+        self._classes_known = self.validation.classes(config.num_classes) >= 0
         if "expression" in config.heads and not self._classes_known.any():
             raise DataError(
                 f"no face of {config.validation_split!r} has an expression label, only shares of votes at best; "
                 "choose the best epoch on another --validation_split"
             )
-        classes = self.train.expression if config.balance == "resample" else None
+        classes = self.train.classes(config.num_classes) if config.balance == "resample" else None
         self.steps = Order(self.train.count, classes=classes).epoch_length // config.batch_size
         if not self.steps:
             self._make_train(epochs=1, cache="none")  # says why
@@ -94,7 +93,7 @@ class Streams:
             config.dataset_dir, config.train_split, batch_size=config.batch_size, image_size=config.input_size,
             augment=config.augment, place=config.augment_place, seed=config.seed, epochs=epochs,
             start=(start[0], start[1] * config.batch_size), balance=config.balance,
-            max_class_weight=config.max_class_weight, cache=cache, heads=config.heads,
+            max_class_weight=config.max_class_weight, num_classes=config.num_classes, cache=cache, heads=config.heads,
             num_threads=config.num_threads or None, **given,
         )  # fmt: skip
 
@@ -116,14 +115,14 @@ class Streams:
         Raises:
           DataError: a class has no example.
         """
-        weights = self.train.class_weights(self._config.max_class_weight)
+        weights = self.train.class_weights(self._config.max_class_weight, self._config.num_classes)
         counted = range(self._config.num_classes)
         if missing := [EXPRESSIONS[index] for index in counted if not weights[index]]:
             raise DataError(
                 f"{', '.join(missing)}: no example in {self._config.train_split!r}, so there is no class weight; "
                 "give --balance=none" + (", or --num_classes=7" if missing == ["contempt"] else "")
             )
-        free = self.train.class_weights(np.inf)
+        free = self.train.class_weights(np.inf, self._config.num_classes)
         capped = [f"{EXPRESSIONS[index]} {free[index]:.1f}" for index in counted if free[index] > weights[index]]
         if capped:
             self.notes.append(f"class weights capped at {self._config.max_class_weight:g}: {', '.join(capped)}")
@@ -133,7 +132,7 @@ class Streams:
 def describe(config: TrainConfig, streams: Streams) -> dict:
     """The dataset as environment.json records it."""
     return {
-        "folder": config.dataset_dir,
+        "folder": os.path.abspath(config.dataset_dir),
         "name": config.name,
         "digest": streams.digest,
         "train_split": config.train_split,
