@@ -25,6 +25,7 @@ from datasets.selection import Selection  # noqa: E402
 from trainers import (  # noqa: E402
     comparison,
     comparison_page,
+    comparison_plots,
     config,
     evaluation,
     evaluation_files,
@@ -204,7 +205,7 @@ def test_predictions_are_read_back_as_they_were(workdir, metrics, sample_dataset
 
 
 def test_hostile_ids_come_back(tmp_path):
-    ids = ['a,"b"\n<script>', "ü\u202e 😀", "=1+1", ""]
+    ids = ['a,"b"\n<script>', "ü\u202e 😀", "=1+1\rb\r\n", ""]
     truth = {"expression": np.array([0, -1, 2, 7], np.int8)}
     truth |= {head: np.array([0.1, np.nan, -1, 1], np.float32) for head in ("valence", "arousal")}
     outputs = {"expression": np.random.default_rng(0).dirichlet(np.ones(8), 4).astype(np.float32)}
@@ -257,6 +258,7 @@ def test_report_shows_everything(workdir, metrics):
         assert [alt for alt in alts if alt.startswith(start)], start
     accuracy = metrics["expression"]["protocols"]["eight"]["plain"]["accuracy"]["value"]
     assert f"{accuracy:.3f}" in page.text and "were trained on" in page.text
+    assert "re-encoded copies are not seen" in page.text
     assert "contempt: a prediction of it is wrong" in page.text
     # The most confident mistake comes first.
     with open(workdir / "eval" / "predictions.csv", newline="") as file:
@@ -297,16 +299,23 @@ def test_single_class(workdir, sample_dataset, tmp_path):
 
 def test_without_expressions(sample_dataset, tmp_path):
     folder = tiny_workdir(tmp_path / "affect", sample_dataset, tiny_model(heads=("valence",)))
+    (folder / "eval").mkdir()
+    (folder / "eval" / "confusion_matrix.csv").write_text("of an earlier evaluation")
     chosen = subject.from_workdir(str(folder), batch_size=16)
     metrics = evaluation.evaluate(
-        chosen, str(sample_dataset), "test", str(tmp_path / "eval"), evaluation.Options(resamples=0),
+        chosen, str(sample_dataset), "test", str(folder / "eval"), evaluation.Options(resamples=0),
         say=lambda line: None,
     )  # fmt: skip
     assert metrics["heads"] == ["valence"] and set(metrics["unscored"]) == {"expression", "arousal"}
     assert metrics["valence"]["figures"]["ccc"]["low"] is None
-    page = Page(tmp_path / "eval" / "report.html")
+    page = Page(folder / "eval" / "report.html")
     assert "Not scored: arousal: the model does not predict it." in page.text
-    assert not (tmp_path / "eval" / "confusion_matrix.csv").exists()
+    assert not (folder / "eval" / "confusion_matrix.csv").exists()
+    evaluation.evaluate(
+        chosen, str(sample_dataset), "test", str(folder / "eval"), evaluation.Options(resamples=0, report=False),
+        say=lambda line: None,
+    )  # fmt: skip
+    assert sorted(os.listdir(folder / "eval")) == ["metrics.json", "predictions.csv"]
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +338,7 @@ def contemptless(tmp_path_factory, sample_faces_dir) -> Path:
     return Path(conversion.convert(settings).dataset_dir)
 
 
-def test_another_dataset_with_other_classes(workdir, contemptless, tmp_path):
+def test_another_dataset_with_other_classes(workdir, contemptless, sample_dataset, tmp_path):
     lines = []
     chosen = subject.from_workdir(str(workdir), batch_size=16)
     metrics = evaluation.evaluate(
@@ -339,6 +348,7 @@ def test_another_dataset_with_other_classes(workdir, contemptless, tmp_path):
     assert metrics["guard"]["checked"] and metrics["guard"]["shared_with_train"] == 0
     found = metrics["expression"]["protocols"]
     assert found["eight"]["absent"] == ["contempt"] and found["common"]["classes"] == list(EXPRESSIONS[:7])
+    assert found["eight"]["mapping"] == ["contempt: no example is of it; a prediction of it is wrong"]
     assert found["common"]["mapping"] == ["contempt: masked in the prediction; 0 faces left out"]
     assert "  contempt: masked in the prediction; 0 faces left out" in lines
     assert found["common"]["plain"] == found["seven"]["plain"]
@@ -347,12 +357,19 @@ def test_another_dataset_with_other_classes(workdir, contemptless, tmp_path):
     check_self_contained(page)
     assert "{{7*7}}" in page.text and not [tag for tag, a in page.elements if tag == "img" and a["src"] == "x"]
     # A model of valence alone finds nothing to score here.
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     folder = tiny_workdir(tmp_path / "affect", contemptless, tiny_model(heads=("valence",)))
     with pytest.raises(DataError, match=r"nothing to score in 'test'.*valence: no example has a label"):
         evaluation.evaluate(
-            subject.from_workdir(str(folder), batch_size=8), str(contemptless), "test", str(tmp_path / "none"),
+            subject.from_workdir(str(folder), batch_size=8), str(contemptless), "test", str(tmp_path),
             evaluation.Options(allow_leak=True), say=lines.append,
         )  # fmt: skip
+    with pytest.raises(UsageError, match="--protocol=seven counts no example here; give one of eight, common"):
+        evaluation.evaluate(
+            chosen, str(sample_dataset), "train", str(tmp_path),
+            evaluation.Options(only="contempt", protocol="seven", allow_leak=True), say=lines.append,
+        )  # fmt: skip
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_leaks_and_wrong_requests_leave_nothing_behind(workdir, sample_dataset, tmp_path):
@@ -385,6 +402,9 @@ def test_output_that_cannot_be_written(workdir, sample_dataset, tmp_path):
 def test_a_damaged_evaluation_is_named(workdir, tmp_path):
     folder = shutil.copytree(workdir / "eval", tmp_path / "eval")
     metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"protocol": "nine"}))
+    with pytest.raises(DataError, match=r"metrics.json, field protocol: 'nine' is not among the protocols; evaluate"):
+        evaluation_files.read_metrics(str(folder))
     del metrics["valence"]["figures"]["ccc"]["low"]
     (folder / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(DataError, match=r"metrics.json, field valence.figures.ccc.low: it is missing; evaluate again"):
@@ -488,6 +508,7 @@ def test_ensemble_is_the_mean(evaluations):
 
 def test_comparison_page(evaluations, tmp_path):
     entries = comparison.load(evaluations, ensemble=True)
+    entries[0] = dataclasses.replace(entries[0], name="_$lr$_")
     rows = comparison.compare(entries, protocol="common", resamples=30, seed=0)
     comparison_page.write(str(tmp_path / "c.html"), entries, rows, protocol="common", resamples=30)
     page = Page(tmp_path / "c.html")
@@ -495,11 +516,20 @@ def test_comparison_page(evaluations, tmp_path):
     for start in ("Figures with", "ROC curves", "Precision-recall", "Accuracy against", "Validation loss"):
         assert [alt for alt in page.alts() if alt.startswith(start)], start
     assert "model (2) − ensemble" in page.text and "macro F1" in page.text
+    figure = comparison_plots.figures([entry.name for entry in entries], rows[:1])
+    texts = figure.legends[0].get_texts()
+    assert [text.get_text().strip() for text in texts] == [r"_\$lr\$_", "model (2)", "ensemble"]
 
 
-def test_comparison_of_other_examples_is_refused(evaluations, workdir):
+def test_comparison_of_other_examples_is_refused(evaluations, workdir, tmp_path):
     with pytest.raises(DataError, match=r"is an evaluation of other examples .*sample train.* than"):
         comparison.load([evaluations[0], str(workdir)], ensemble=False)
+    other = shutil.copytree(Path(evaluations[0]) / "eval", tmp_path / "other")
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["dataset"]["digest"] = "0" * 64
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(DataError, match=r"of other examples .*digest 000000000000\) than"):
+        comparison.load([evaluations[0], str(other)], ensemble=False)
     with pytest.raises(UsageError, match="two or more"):
         comparison.load(evaluations[:1], ensemble=False)
     with pytest.raises(DataError, match=r"metrics.json cannot be read"):
@@ -536,12 +566,40 @@ def test_exported_model(sample_dataset, tmp_path):
     with pytest.raises(DataError, match=r"holds no saved_model.pb"):
         subject.from_export(str(tmp_path), "", batch_size=7)
 
+    # What stands beside the graph says what it was trained on, and is believed before a --workdir.
+    moved = shutil.copytree(folder / "export" / "1", tmp_path / "moved")
+    environment = json.loads((folder / "environment.json").read_text())
+    described = {"dataset": environment["dataset"], "num_classes": 7, "recipe": "", "backbone": "custom_cnn"}
+    (moved / "assets.extra").mkdir()
+    (moved / "assets.extra" / "model.json").write_text(json.dumps(described))
+    assert subject.from_export(str(moved), str(folder), batch_size=7).trained_on == environment["dataset"]
+    alone = subject.from_export(str(moved), "", batch_size=7)
+    assert alone.trained_on["folder"] == "" and alone.classes == EXPRESSIONS[:7]
+    assert alone.about["sha256"] == chosen.about["sha256"] == subject.fingerprint(str(moved))
+    with pytest.raises(DataError, match="the model was trained on them"):
+        evaluation.evaluate(alone, str(sample_dataset), "train", str(tmp_path / "eval"))
+    environment["dataset"]["digest"] = "0" * 64
+    (folder / "environment.json").write_text(json.dumps(environment))
+    with pytest.raises(DataError, match=r"moved is not of the training in .*work: its model.json has the dataset's"):
+        subject.from_export(str(moved), str(folder), batch_size=7)
+    (moved / "assets.extra" / "model.json").write_text("{}")
+    with pytest.raises(DataError, match=r"model.json, field dataset: it is missing; export the model again"):
+        subject.from_export(str(moved), "", batch_size=7)
+
 
 @pytest.mark.parametrize("name", ["environment.json", "best.keras", "config.json"])
 def test_a_workdir_that_is_none(workdir, tmp_path, name):
     folder = shutil.copytree(workdir, tmp_path / "work")
     (folder / name).unlink()
     with pytest.raises(DataError, match=name):
+        subject.from_workdir(str(folder), batch_size=4)
+
+
+@pytest.mark.parametrize("text", ["{}", "", '{"backbone": "custom_cnn"}', "[]"])
+def test_a_damaged_configuration_is_named(workdir, tmp_path, text):
+    folder = shutil.copytree(workdir, tmp_path / "work")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(DataError, match=r"config.json is damaged"):
         subject.from_workdir(str(folder), batch_size=4)
 
 

@@ -11,7 +11,7 @@ from pipeline import conversion, publishing
 from pipeline.errors import DataError
 from pipeline.records import EXPRESSIONS
 from pipeline.settings import Settings
-from trainers import leakage
+from trainers import config, leakage
 
 
 def environment(folder, train="train", validation="validation") -> dict:
@@ -27,8 +27,8 @@ def environment(folder, train="train", validation="validation") -> dict:
 def test_other_split_passes(sample_dataset):
     found = leakage.check(Selection(sample_dataset, "test", None), environment(sample_dataset))
     assert found == {
-        "checked": True, "reason": "", "shared_with_train": 0, "shared_with_validation": 0,
-        "trained_classes": list(EXPRESSIONS), "allowed": [],
+        "method": leakage.METHOD, "checked": True, "reason": "", "started_from": [], "shared_with_train": 0,
+        "shared_with_validation": 0, "shared_with_ancestors": 0, "trained_classes": list(EXPRESSIONS), "allowed": [],
     }  # fmt: skip
 
 
@@ -83,6 +83,8 @@ def test_what_cannot_be_checked_is_refused(sample_dataset, tmp_path):
         leakage.check(test, changed)
     with pytest.raises(DataError, match="nothing says what it was trained on"):
         leakage.check(test, None)
+    with pytest.raises(DataError, match="was trained on sample, and nothing says where that is"):
+        leakage.check(test, changed | {"folder": ""})
     found = leakage.check(test, gone, allow_leak=True)
     assert not found["checked"] and "any more" in found["reason"] and found["allowed"] == ["leak"]
 
@@ -92,6 +94,29 @@ def test_a_moved_dataset_is_recognised(sample_dataset, tmp_path):
     trained_on = environment(sample_dataset) | {"folder": str(tmp_path / "gone")}
     with pytest.raises(DataError, match="the model was trained on them"):
         leakage.check(Selection(moved, "train", None), trained_on)
+
+
+def test_what_it_started_from_counts(sample_dataset, tmp_path):
+    """A model that was trained on one half, from one that was trained on the other."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, split, init in ((first, "train[:50%]", ""), (second, "train[50%:75%]", str(first))):
+        folder.mkdir()
+        (folder / "environment.json").write_text(json.dumps({"dataset": environment(sample_dataset, split)}))
+        (folder / "config.json").write_text(config.to_json(config.TrainConfig(init=init)))
+    third = config.TrainConfig(weights=str(second / "best.keras"))
+    found = leakage.ancestors(third)
+    assert [one.name for one in found] == ["second", "first"]
+    trained_on = environment(sample_dataset, "train[75%:]")
+    early = Selection(sample_dataset, "train[:25%]", None)
+    with pytest.raises(DataError, match=r"in the training of first, which this model started from.*--allow_leak"):
+        leakage.check(early, trained_on, ancestors=found)
+    allowed = leakage.check(early, trained_on, ancestors=found, allow_leak=True)
+    assert allowed["shared_with_ancestors"] == early.count and allowed["allowed"] == ["leak"]
+    assert leakage.check(Selection(sample_dataset, "test", None), trained_on, ancestors=found)["allowed"] == []
+    (unknown,) = leakage.ancestors(config.TrainConfig(init=str(tmp_path / "gone.keras")))
+    assert unknown == leakage.Ancestor("gone.keras", None)
+    with pytest.raises(DataError, match=r"started from the weights of gone.keras: nothing says what that was trained"):
+        leakage.check(Selection(sample_dataset, "test", None), trained_on, ancestors=[unknown])
 
 
 def test_environment_is_read_and_checked(tmp_path):

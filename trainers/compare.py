@@ -36,7 +36,9 @@ def _compare() -> None:
     output = os.path.expanduser(given.output)
     comparison_page.write(output, entries, rows, protocol=given.protocol, resamples=given.resamples)
     for row in rows:
-        figures = "  ".join(f"{name} {figure['value']:.3f}" for name, figure in row.figures.items() if figure["value"])
+        figures = "  ".join(
+            f"{name} {figure['value']:.3f}" for name, figure in row.figures.items() if figure["value"] is not None
+        )
         print(f"{row.title:<24} {figures}  winner: {row.winner or '–'}")
     print(output)
 

@@ -80,7 +80,11 @@ def load(folders: Sequence[str], *, ensemble: bool) -> list[Entry]:
             folder = os.path.join(folder, "eval")
         metrics = files.read_metrics(folder)
         found, predictions = files.read_predictions(folder, metrics["predictions_sha256"])
-        if ids is not None and (found != ids or not _same_truth(entries[0].predictions, predictions)):
+        if ids is not None and (
+            found != ids
+            or metrics["dataset"]["digest"] != entries[0].metrics["dataset"]["digest"]
+            or not _same_truth(entries[0].predictions, predictions)
+        ):
             raise DataError(
                 f"{folder} is an evaluation of other examples ({_named(metrics)}) than {folders[0]} "
                 f"({_named(entries[0].metrics)}); evaluate both on the same split of the same dataset"
@@ -207,7 +211,7 @@ def _same_truth(first: Predictions, second: Predictions) -> bool:
 
 def _named(metrics: Mapping) -> str:
     data = metrics["dataset"]
-    return f"{data['evaluated']:,} of {data['name']} {data['split']}"
+    return f"{data['evaluated']:,} of {data['name']} {data['split']}, digest {data['digest'][:12]}"
 
 
 def _unique(name: str, taken: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from pipeline.records import EXPRESSIONS
 from pipeline.report_plots import INK
-from trainers.evaluation_plots import DASHES, SERIES, styled
+from trainers.evaluation_plots import DASHES, SERIES, plain, styled
 from trainers.protocols import View
 
 _GRID = {"color": INK, "alpha": 0.12, "linewidth": 0.6}
@@ -38,7 +38,7 @@ def figures(names: Sequence[str], rows: Sequence) -> Figure:
                     axes.plot([found["low"], found["high"]], [height] * 2, **_line(index) | {"linestyle": "-"})
                 axes.plot(
                     found["value"], height, "osv^DXPd"[index % 8], color=SERIES[index % len(SERIES)], markersize=5,
-                    label=name if line == 0 else None,
+                    label=plain(name) if line == 0 else None,
                 )  # fmt: skip
     axes.set_yticks(range(len(rows)), [row.title for row in rows])
     axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="figure, with the middle 95 % of its resamples")
@@ -60,10 +60,10 @@ def class_curves(views: Mapping[str, View], kind: str) -> Figure:
             positive, score = view.truth == expression, view.probabilities[:, expression]
             if kind == "roc":
                 x, y, _ = sklearn.metrics.roc_curve(positive, score)
-                axes.plot(x, y, label=name, **_line(index))
+                axes.plot(x, y, label=plain(name), **_line(index))
             else:
                 y, x, _ = sklearn.metrics.precision_recall_curve(positive, score)
-                axes.plot(x, y, label=name, drawstyle="steps-post", **_line(index))
+                axes.plot(x, y, label=plain(name), drawstyle="steps-post", **_line(index))
         axes.set_title(EXPRESSIONS[expression], fontsize=9)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.03))
         axes.grid(**_GRID)
@@ -84,7 +84,7 @@ def histories(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     ):
         for index, (name, history) in enumerate(rows.items()):
             some = [row for row in history if column in row]
-            axes.plot([row["epoch"] for row in some], [row[column] for row in some], label=name, **_line(index))
+            axes.plot([row["epoch"] for row in some], [row[column] for row in some], label=plain(name), **_line(index))
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(**_GRID)

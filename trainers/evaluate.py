@@ -8,6 +8,8 @@ usage, 3 the dataset or the model is at fault (also: the model has seen these im
 """
 
 import os
+import signal
+import sys
 from collections.abc import Mapping
 
 from absl import flags, logging
@@ -43,6 +45,8 @@ def main() -> None:
 
 
 def _evaluate() -> None:
+    # As an exception, so that half a file is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     given = flags.FLAGS
     workdir, model = os.path.expanduser(given.workdir), os.path.expanduser(given.model)
     output = given.output or (os.path.join(workdir, "eval", given.expression).rstrip("/") if workdir else "")
@@ -74,7 +78,7 @@ def _evaluate() -> None:
 def _dataset_dir(trained_on: Mapping | None) -> str:
     """The dataset of the flags, or where they say nothing that of the training."""
     data_dir, name = flags.FLAGS.data_dir, flags.FLAGS.name
-    if trained_on and not data_dir and name in ("", trained_on["name"]):
+    if trained_on and trained_on["folder"] and not data_dir and name in ("", trained_on["name"]):
         return trained_on["folder"]
     if not data_dir or not (name or trained_on):
         raise UsageError("give --data_dir and --name of the dataset to score the model on")

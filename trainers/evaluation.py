@@ -8,7 +8,7 @@ Predictions are written as they come; of each example only labels and prediction
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -89,7 +89,7 @@ def evaluate(
     """
     selection = Selection(dataset_dir, split, None)
     guard = leakage.check(
-        selection, subject.trained_on, allow_leak=options.allow_leak,
+        selection, subject.trained_on, ancestors=subject.ancestors, allow_leak=options.allow_leak,
         allow_selection_split=options.allow_selection_split,
     )  # fmt: skip
     model_classes = tuple(name for name in subject.classes if name in guard["trained_classes"])
@@ -99,6 +99,7 @@ def evaluate(
         "data_classes": tuple(name for index, name in enumerate(EXPRESSIONS) if index in in_data),
     }
     rows = _rows(selection, options)
+    _check_scorable(selection, rows, subject.predictor.heads, classes, options)
     files.make_folder(output)
     started = time.perf_counter()
     with files.output_file(output, files.PREDICTIONS) as file:
@@ -130,9 +131,6 @@ def evaluate(
         "predictions_sha256": writer.digest(),
         **score(predictions, classes, options),
     }
-    if not metrics["heads"]:
-        reasons = "; ".join(metrics["unscored"].values())
-        raise DataError(f"there is nothing to score in {split!r} of {selection.folder}: {reasons}")
     view = None
     if "expression" in metrics["heads"]:
         view = protocols.view(
@@ -140,6 +138,8 @@ def evaluate(
         )  # fmt: skip
         files.write_confusion(output, scoreboard.confusion(view.truth, view.probabilities.argmax(1)), view.classes)
     files.write_metrics(output, metrics)
+    # What an earlier evaluation left beside would pass for this one's.
+    files.remove(output, [files.CONFUSION] * (view is None) + [evaluation_page.PAGE, evaluation_page.PDF])
     for line in summary(metrics):
         say(line)
     if options.report:
@@ -155,24 +155,15 @@ def score(predictions: prediction.Predictions, classes: Mapping[str, Sequence[st
       predictions: of the examples.
       classes: model_classes and data_classes, as in `protocols.view`.
       options: protocol, resamples and seed.
-
-    Raises:
-      UsageError: the options' protocol counts no example.
     """
     drawn = {"resamples": options.resamples, "seed": options.seed}
-    found, unscored = {}, {}
+    unscored, found = _unscored(predictions.outputs, {head: len(predictions.known(head)) for head in HEADS}), {}
     for head in HEADS:
         rows = predictions.known(head)
-        if head not in predictions.outputs:
-            unscored[head] = f"{head}: the model does not predict it"
-        elif not len(rows):
-            unscored[head] = f"{head}: no example has a label"
-        elif head == "expression":
+        if head in unscored:
+            continue
+        if head == "expression":
             by_protocol = scoreboard.expression(predictions.truth[head], predictions.outputs[head], **classes, **drawn)
-            if options.protocol not in by_protocol:
-                raise UsageError(
-                    f"--protocol={options.protocol} counts no example here; give one of {', '.join(by_protocol)}"
-                )
             found[head] = {"protocols": by_protocol}
         else:
             found[head] = scoreboard.affect(predictions.truth[head][rows], predictions.outputs[head][rows], **drawn)
@@ -199,8 +190,16 @@ def summary(metrics: dict) -> list[str]:
             lines.append(f"{head}: {found['examples']:,} examples, of which {found['zeros']} are exactly 0")
             lines.append(_line("                 ", found["figures"], ("ccc", "pearson", "rmse", "sagr")))
     lines += [f"not scored: {reason}" for reason in metrics["unscored"].values()]
-    if metrics["guard"]["allowed"]:
-        lines.append(f"allowed by flag: {', '.join(metrics['guard']['allowed'])}")
+    guard = metrics["guard"]
+    if guard["started_from"]:
+        lines.append(f"started from the weights of {', '.join(guard['started_from'])}")
+    if guard["checked"]:
+        seen = (guard["shared_with_train"], guard["shared_with_validation"], guard["shared_with_ancestors"])
+        lines.append(f"leakage: {max(seen)} images seen in training, by {guard['method']}")
+    else:
+        lines.append(f"leakage: not checked: {guard['reason']}")
+    if guard["allowed"]:
+        lines.append(f"allowed by flag: {', '.join(guard['allowed'])}")
     return lines
 
 
@@ -231,6 +230,37 @@ def _rows(selection: Selection, options: Options) -> np.ndarray | None:
             f"{', '.join(present) or 'none with a class'}"
         )
     return rows[: options.num_samples]
+
+
+def _unscored(heads: Collection[str], labelled: Mapping[str, int]) -> dict[str, str]:
+    """Why each head that cannot be scored cannot; `labelled` says how many examples have its label."""
+    reasons = {head: f"{head}: no example has a label" for head in HEADS if not labelled[head]}
+    return reasons | {head: f"{head}: the model does not predict it" for head in HEADS if head not in heads}
+
+
+def _check_scorable(
+    selection: Selection, rows: np.ndarray | None, heads: Sequence[str], classes: Mapping, options: Options
+) -> None:
+    """Before anything is predicted or written: is there something to score?
+
+    Raises:
+      UsageError: the options' protocol counts no example.
+      DataError: no head of the model has a label.
+    """
+    every = np.arange(selection.count) if rows is None else rows
+    truth = selection.expression[every]
+    labelled = {head: np.isfinite(selection.column(head).to_numpy()[every]).sum() for head in ("valence", "arousal")}
+    unscored = _unscored(heads, labelled | {"expression": (truth >= 0).sum()})
+    if len(unscored) == len(HEADS):
+        raise DataError(
+            f"there is nothing to score in {' + '.join(map(repr, selection.splits))} of {selection.folder}: "
+            f"{'; '.join(unscored.values())}"
+        )
+    if "expression" not in unscored:
+        nothing = np.zeros((len(truth), len(EXPRESSIONS)), np.float32)
+        counting = [name for name in protocols.PROTOCOLS if len(protocols.view(name, truth, nothing, **classes).rows)]
+        if options.protocol not in counting:
+            raise UsageError(f"--protocol={options.protocol} counts no example here; give one of {', '.join(counting)}")
 
 
 def _device() -> str:

@@ -205,6 +205,13 @@ def output_file(folder: str, name: str) -> Iterator[io.BufferedIOBase]:
         ) from None
 
 
+def remove(folder: str, names: Sequence[str]) -> None:
+    """Removes files of an earlier evaluation, as far as they are there."""
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, name))
+
+
 def make_folder(folder: str) -> None:
     """Makes the folder of an evaluation.
 

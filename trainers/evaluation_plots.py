@@ -34,6 +34,11 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return drawn
 
 
+def plain(name: str) -> str:
+    """A name as a label: Matplotlib takes dollars for mathematics, and hides what begins with an underscore."""
+    return (" " * name.startswith("_") + name).replace("$", r"\$")
+
+
 @styled
 def training(history: Sequence[Mapping[str, float]]) -> Figure:
     """Loss, and the scores on the validation split, over epochs.
@@ -158,7 +163,7 @@ def reliability(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
         else:
             diagram.plot(
                 sure[some], right[some], color=colour, linestyle=DASHES[index % len(DASHES)], marker="o", markersize=4,
-                label=f"{name}, {error:.3f}",
+                label=f"{plain(name)}, {error:.3f}",
             )  # fmt: skip
             diagram.set_title("Calibration, and expected error")
         counts.stairs(size / size.sum(), edges, fill=len(series) == 1, color=colour, alpha=0.75)

@@ -127,7 +127,11 @@ def from_saved_model(folder: str, *, batch_size: int) -> Predictor:
             "`python -m export.export_model` writes it"
         )
     run = loaded.signatures["serving_bytes"]
-    argument = next(iter(run.structured_input_signature[1]))
+    inputs = run.structured_input_signature[1]
+    if [spec.dtype for spec in inputs.values()] != [tf.string]:
+        taken = ", ".join(f"{name} ({spec.dtype.name})" for name, spec in inputs.items())
+        raise DataError(f"{folder}: serving_bytes takes {taken or 'nothing'}; encoded images (string) alone are due")
+    (argument,) = inputs
     parameters = sum(variable.shape.num_elements() for variable in run.variables)
     return Predictor(
         # The signature holds no reference to what it runs on.

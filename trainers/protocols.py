@@ -31,7 +31,7 @@ class View:
       rows: int [N], which of the examples.
       truth: int [N].
       probabilities: float32 [N, 8], rows sum to 1.
-      mapping: one line for each class of the model or dataset that is not scored as itself.
+      mapping: one line for each class that is not scored as itself, or that model or dataset do not have.
     """
 
     name: str
@@ -88,7 +88,7 @@ def view(
         rows=rows,
         truth=truth[rows],
         probabilities=mask(probabilities[rows], masked),
-        mapping=tuple(_mapping(classes, masked, truth, model_classes)),
+        mapping=tuple(_mapping(classes, masked, truth, model_classes, data_classes)),
     )
 
 
@@ -105,12 +105,18 @@ def mask(probabilities: np.ndarray, masked: Sequence[int]) -> np.ndarray:
 
 
 def _mapping(
-    classes: Sequence[int], masked: Sequence[int], truth: np.ndarray, model_classes: Sequence[str]
+    classes: Sequence[int],
+    masked: Sequence[int],
+    truth: np.ndarray,
+    model_classes: Sequence[str],
+    data_classes: Sequence[str],
 ) -> list[str]:
     lines = []
     for index, name in enumerate(EXPRESSIONS):
         faces = int((truth == index).sum())
-        if index in classes and name not in model_classes:
+        if index in classes and name not in data_classes:
+            lines.append(f"{name}: no example is of it; a prediction of it is wrong")
+        elif index in classes and name not in model_classes:
             lines.append(f"{name}: the model was not trained on it; its {faces} faces count")
         elif index in masked:
             lines.append(f"{name}: masked in the prediction; {faces} faces left out")

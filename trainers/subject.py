@@ -1,19 +1,28 @@
 """What is evaluated: a model out of a work directory, or an exported one, and what is known of its training."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
 
+from pipeline import documents
 from pipeline.errors import DataError
 from pipeline.records import EXPRESSIONS
-from trainers import config as configuration
+from pipeline.staging import file_digest
 from trainers import evaluation_files as files
 from trainers import leakage, prediction
 from trainers import model as models
+from trainers.leakage import Ancestor
 from trainers.prediction import Predictor
+
+#: What `export` writes beside a SavedModel, as far as it matters here.
+_DESCRIPTION = os.path.join("assets.extra", "model.json")
+_DATASET = {"name": str, "digest": str, "train_split": str, "validation_split": str}
+_DESCRIBED = {"dataset": _DATASET, "num_classes": int, "recipe": str, "backbone": str}
+_ANCESTORS = {"started_from": [{"name": str, "dataset": (_DATASET, None)}]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +32,11 @@ class Subject:
     Attributes:
       predictor: how it is called.
       keras: the Keras model; None for an exported one.
-      about: name, path, parameters, bytes, training_seconds, and, when known, recipe and backbone.
+      about: name, path, sha256, parameters, bytes, training_seconds, and, when known, recipe and backbone.
       classes: names of those that it can predict.
       trained_on: "dataset" of its `environment.json`; None when nobody knows.
       history: the rows of its `history.csv`; () when nobody knows.
+      ancestors: the models that its training started from.
     """
 
     predictor: Predictor
@@ -35,6 +45,7 @@ class Subject:
     classes: tuple[str, ...]
     trained_on: Mapping | None
     history: tuple[Mapping[str, float], ...]
+    ancestors: tuple[Ancestor, ...] = ()
 
 
 def from_workdir(workdir: str, *, batch_size: int) -> Subject:
@@ -66,37 +77,83 @@ def from_export(folder: str, workdir: str, *, batch_size: int) -> Subject:
     if not workdir and os.path.isfile(os.path.join(above, "environment.json")):
         workdir = above
     environment = leakage.read_environment(workdir) if workdir else None
+    described = _read_description(folder)
+    if described and environment:
+        for field in ("digest", "train_split", "validation_split"):
+            own, other = described["dataset"][field], environment["dataset"][field]
+            if own != other:
+                raise DataError(
+                    f"{folder} is not of the training in {workdir}: its model.json has the dataset's {field} {own!r}, "
+                    f"environment.json has {other!r}; give the --workdir of its training, or none"
+                )
     predictor = prediction.from_saved_model(folder, batch_size=batch_size)
-    return _subject(predictor, None, folder, workdir, environment)
+    return _subject(predictor, None, folder, workdir, environment, described)
+
+
+def fingerprint(path: str) -> str:
+    """sha256 of a model: of the file, or of a SavedModel's graph and variables."""
+    if os.path.isfile(path):
+        return file_digest(path)
+    variables = os.path.join(path, "variables")
+    stored = [os.path.join(path, "saved_model.pb")]
+    if os.path.isdir(variables):
+        stored += [os.path.join(variables, name) for name in sorted(os.listdir(variables))]
+    digests = [file_digest(file) for file in stored]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _subject(
-    predictor: Predictor, model: keras.Model | None, path: str, workdir: str, environment: Mapping | None
+    predictor: Predictor,
+    model: keras.Model | None,
+    path: str,
+    workdir: str,
+    environment: Mapping | None,
+    described: Mapping | None = None,
 ) -> Subject:
     about = {
         "name": os.path.basename(os.path.abspath(workdir or path)),
         "path": path,
+        "sha256": fingerprint(path),
         "parameters": predictor.parameters,
         "bytes": _size(path),
         "training_seconds": None,
     }
-    classes, history = EXPRESSIONS, ()
+    classes, trained_on, ancestors, history = EXPRESSIONS, None, (), ()
     if workdir:
-        config = _config(workdir)
+        config = leakage.read_config(workdir)
         about |= {"recipe": config.recipe, "backbone": config.backbone, "training_seconds": _logged_seconds(workdir)}
         classes = EXPRESSIONS[: config.num_classes]
+        trained_on, ancestors = environment["dataset"], leakage.ancestors(config)
         history = files.read_history(os.path.join(workdir, "history.csv"))
-    trained_on = environment["dataset"] if environment else None
-    return Subject(predictor, model, about, classes, trained_on, history)
+    elif described:
+        about |= {name: described[name] for name in ("recipe", "backbone")}
+        classes = EXPRESSIONS[: described["num_classes"]]
+        trained_on = described["dataset"] | {"folder": ""}
+        ancestors = tuple(
+            Ancestor(one["name"], one["dataset"] and one["dataset"] | {"folder": ""})
+            for one in described.get("started_from", ())
+        )
+    return Subject(predictor, model, about, classes, trained_on, history, ancestors)
 
 
-def _config(workdir: str) -> configuration.TrainConfig:
-    path = os.path.join(workdir, "config.json")
+def _read_description(folder: str) -> dict | None:
+    """`model.json` of an export; None when there is none.
+
+    Raises:
+      DataError: it is damaged; names the field.
+    """
+    path = os.path.join(folder, _DESCRIPTION)
+    if not os.path.isfile(path):
+        return None
+    with open(path, "rb") as file:
+        data = file.read()
     try:
-        with open(path, encoding="utf-8") as file:
-            return configuration.from_json(file.read())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; give the directory of a training") from None
+        described = documents.parse(data, _DESCRIBED, path)
+        if "started_from" in described:
+            documents.parse(data, _ANCESTORS, path)
+    except DataError as error:
+        raise DataError(f"{str(error).split('; ')[0]}; export the model again") from None
+    return described
 
 
 def _size(path: str) -> int:

@@ -3,7 +3,8 @@
     figures = Classification(truth, probabilities)
     figures(counts)["accuracy"]        # counts [N, R]: how often each resample drew each example; float64 [R]
 
-Column r of the result is what `scores` gives for the examples repeated as column r says. What depends on the
+Column r of the result is what `scores` gives for the examples repeated as column r says; but a resample that is one
+example over and over has no CCC, where `scores` gives 0: it says nothing of agreement. What depends on the
 predictions alone (their order, their bins) is computed once. One column holds one resample, so that each step reads
 memory in its order.
 """
