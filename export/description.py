@@ -13,10 +13,13 @@ import tensorflow as tf
 from export import model_card, serving
 from export.smaller_forms import Row
 from pipeline.records import EXPRESSIONS
+from trainers import leakage
 from trainers.config import TrainConfig
 
 FORMAT = 1
 EXTRA = "assets.extra"
+#: Fields of a dataset that are no path of this machine.
+_DATASET = ("name", "digest", "train_split", "validation_split", "examples")
 
 
 def write(
@@ -51,7 +54,11 @@ def write(
         "heads": list(model.output),
         "class_names": list(EXPRESSIONS),
         "num_classes": config.num_classes,
-        "dataset": {name: value for name, value in environment["dataset"].items() if name != "folder"},
+        "dataset": _without_folder(environment["dataset"]),
+        "started_from": [
+            {"name": one.name, "dataset": one.trained_on and _without_folder(one.trained_on)}
+            for one in leakage.ancestors(config)
+        ],
         "conversion": conversion,
         "parity": parity,
         "scores": model_card.scores(workdir),
@@ -70,6 +77,10 @@ def write(
     (folder / EXTRA / "model.json").write_text(text + "\n", encoding="utf-8")
     (folder / EXTRA / "labels.txt").write_text("\n".join(EXPRESSIONS) + "\n", encoding="utf-8")
     (folder / "model_card.md").write_text(model_card.render(document), encoding="utf-8")
+
+
+def _without_folder(dataset: Mapping) -> dict:
+    return {name: value for name, value in dataset.items() if name in _DATASET}
 
 
 def _without_nan(row: Row) -> dict:

@@ -16,7 +16,6 @@ from export import description, faces, parity, serving, smaller_forms, versions
 from export.smaller_forms import Margins
 from pipeline import publishing
 from pipeline.errors import DataError, EnvironmentFault, UsageError
-from trainers import config as configuration
 from trainers import leakage, prediction
 from trainers import model as models
 
@@ -55,7 +54,7 @@ def export_model(
     smaller = _smaller(formats)
     workdir = Path(workdir)
     environment = leakage.read_environment(str(workdir))
-    config = configuration.from_json((workdir / "config.json").read_text(encoding="utf-8"))
+    config = leakage.read_config(str(workdir))
     trained_on, size = environment["dataset"], config.input_size
     dataset, missing = _dataset(trained_on, dataset_dir)
     if smaller and not dataset:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import jinja2
 
+from pipeline.errors import DataError
 from pipeline.records import EXPRESSIONS
+from pipeline.staging import file_digest
 from trainers import evaluation_files
 from trainers import model as models
 from trainers import scores as figures
@@ -17,22 +19,25 @@ _OUTPUTS = {
     "arousal": "[N, 1], from -1 (calm) to 1 (excited)",
 }
 
+_GUARD = (
+    "method", "checked", "allowed", "started_from", "shared_with_train", "shared_with_validation",
+    "shared_with_ancestors",
+)  # fmt: skip
+
 
 def scores(workdir: Path) -> dict | None:
-    """What `trainers.evaluate` has left in a work directory; None when it has left nothing since the training.
+    """What `trainers.evaluate` has left in a work directory about its `best.keras`, all classes; None when nothing.
 
     Returns:
-      dataset, guard, intervals and protocol as in `metrics.json`; `figures`, by their names for people, each with
-      value, low and high; `per_class`, the figures of each class, named by `class_figures`.
-
-    Raises:
-      DataError: `metrics.json` is damaged.
+      dataset, guard (without its reason), intervals and protocol as in `metrics.json`; `figures`, by their names for
+      people, each with value, low and high; `per_class`, the figures of each class, named by `class_figures`.
     """
-    folder = workdir / "eval"
-    path = folder / evaluation_files.METRICS
-    if not path.is_file() or path.stat().st_mtime < (workdir / models.BEST).stat().st_mtime:
+    try:
+        metrics = evaluation_files.read_metrics(str(workdir / "eval"))
+    except DataError:
         return None
-    metrics = evaluation_files.read_metrics(str(folder))
+    if metrics["model"].get("sha256") != file_digest(workdir / models.BEST) or metrics["only"]:
+        return None
     shown, per_class = {}, {}
     if "expression" in metrics["heads"]:
         protocol = metrics["expression"]["protocols"][metrics["protocol"]]
@@ -46,7 +51,9 @@ def scores(workdir: Path) -> dict | None:
         if head in metrics["heads"]:
             own = metrics[head]["figures"]
             shown |= {f"{head} {title}": own[name] for name, title in figures.REGRESSION.items() if name in own}
-    kept = {name: metrics[name] for name in ("dataset", "guard", "intervals", "protocol")}
+    kept = {name: metrics[name] for name in ("dataset", "intervals", "protocol")}
+    # Its reason may name folders of this machine.
+    kept["guard"] = {name: value for name, value in metrics["guard"].items() if name in _GUARD}
     return kept | {"figures": shown, "class_figures": [*figures.PER_CLASS.values()], "per_class": per_class}
 
 

@@ -9,6 +9,8 @@ Exit codes: 0 done, 1 wrong usage, 3 there is no such model or no image, 4 the o
 """
 
 import os
+import signal
+import sys
 
 from absl import flags, logging
 
@@ -30,6 +32,8 @@ def main() -> None:
 
 
 def _predict() -> None:
+    # As an exception, so that half a file is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # Libraries' remarks on how they were built and what they open; their errors come as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from export import contact_sheet, description, photographs, versions
 from export.photographs import Photograph
-from pipeline.errors import EnvironmentFault, UsageError
+from pipeline import documents
+from pipeline.errors import DataError, EnvironmentFault, PipelineError, UsageError
 from pipeline.files import printable
 from pipeline.images import ImageSettings
 from pipeline.records import EXPRESSIONS
@@ -24,6 +25,7 @@ from trainers.evaluation_files import row_writer
 from trainers.prediction import Predictor
 
 SUFFIXES = (".csv", ".jsonl")
+_CONVERSION = ("image_size", "min_side")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,11 +171,19 @@ def _rounded(value: np.float32) -> float:
 
 
 def _settings(folder: Path) -> ImageSettings:
-    """Photographs are converted as the training dataset was; where the export does not know how, by default."""
+    """Photographs are converted as the training dataset was; where the export does not know how, by default.
+
+    Raises:
+      DataError: `model.json` is damaged; names the field.
+    """
     described = folder / description.EXTRA / "model.json"
     if not described.is_file():
         return ImageSettings()
-    return ImageSettings(**json.loads(described.read_text(encoding="utf-8"))["conversion"])
+    try:
+        given = documents.parse(described.read_bytes(), {"conversion": {"*": int}}, str(described))["conversion"]
+        return ImageSettings(**{name: given[name] for name in _CONVERSION if name in given})
+    except PipelineError as error:
+        raise DataError(f"{str(error).split('; ')[0]}; {described} is damaged: export the model again") from None
 
 
 @contextlib.contextmanager

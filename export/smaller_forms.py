@@ -146,7 +146,9 @@ def add(
         if lost:
             path.unlink()
             row = dataclasses.replace(row, file="", left_out=lost)
-            say(f"{form.name} is left out: it {lost}" + "; use litert_float16" * (form.name == "litert_int8"))
+            kept = [one.name for one in rows if one.file]
+            falls_back = form.name == "litert_int8" and "litert_float16" in kept
+            say(f"{form.name} is left out: it {lost}" + "; use litert_float16" * falls_back)
         rows.append(row)
     return rows
 

@@ -17,13 +17,13 @@ import tensorflow as tf
 
 from datasets import preprocessing
 from datasets.selection import Selection
-from export import exporting, faces, parity, serving, versions
+from export import exporting, faces, model_card, parity, serving, versions
 from pipeline.errors import DataError, EnvironmentFault, InvariantError, OutputBusyError, UsageError
 from pipeline.records import EXPRESSIONS
 from tests import small_models
 from tests.faces import ROOT
+from trainers import evaluation, prediction, subject
 from trainers import model as models
-from trainers import prediction
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,40 @@ def test_answers_as_evaluation_does(exported, model, sample_dataset):
     for answer in (served["serving_bytes"](image_bytes=asked.encoded), served["serving_default"](images=pixels)):
         for head, values in wanted.items():
             np.testing.assert_allclose(answer[head].numpy(), values, atol=1e-5, rtol=0)
+
+
+def test_scores_are_those_of_the_exported_model(copy, model, sample_dataset):
+    def card() -> str:
+        return (exporting.export_model(copy, say=lambda line: None) / "model_card.md").read_text()
+
+    evaluated = subject.from_workdir(str(copy), batch_size=32)
+    evaluated = dataclasses.replace(evaluated, trained_on=None)
+    options = evaluation.Options(resamples=10, report=False, allow_leak=True)
+    evaluation.evaluate(evaluated, str(sample_dataset), "test", str(copy / "eval"), options, say=lambda line: None)
+    path = copy / "eval" / "metrics.json"
+    os.utime(path, (0, 0))
+    metrics = json.loads(path.read_text())
+    metrics["guard"]["reason"] = f"nobody finds {copy}"
+    path.write_text(json.dumps(metrics))
+    assert "| accuracy |" in card()
+    assert str(copy) not in (copy / "export" / "1" / "assets.extra" / "model.json").read_text()
+    other = metrics | {"model": metrics["model"] | {"sha256": "0" * 64}}
+    for text in (json.dumps(other), json.dumps(metrics | {"only": "happy"}), "{}", json.dumps([metrics])):
+        path.write_text(text)
+        assert model_card.scores(copy) is None
+    assert "Not evaluated before the export" in card()
+
+
+def test_what_it_started_from_is_said(copy, model, sample_dataset, tmp_path):
+    started = dataclasses.replace(small_models.CONFIG, init=str(copy))
+    folder = small_models.write_workdir(tmp_path / "later", model, dataset=sample_dataset, config=started)
+    version = exporting.export_model(folder, say=lambda line: None)
+    assert "started from the weights of run, trained on sample" in (version / "model_card.md").read_text()
+    text = (version / "assets.extra" / "model.json").read_text()
+    assert str(tmp_path) not in text
+    moved = shutil.copytree(version, tmp_path / "moved")
+    (ancestor,) = subject.from_export(str(moved), "", batch_size=4).ancestors
+    assert ancestor.name == "run" and ancestor.trained_on["digest"] == json.loads(text)["dataset"]["digest"]
 
 
 def test_without_the_dataset_drawn_faces_are_asked(copy):

@@ -4,8 +4,11 @@ import csv
 import io
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -143,6 +146,48 @@ def test_images_are_reduced_as_the_training_data_was(exported, tmp_path):
     (tmp_path / "large.jpg").write_bytes(small_models.jpeg(1, 113))
     ((photo,),) = photographs.read(iter([str(tmp_path / "large.jpg")]), settings, batch_size=4)
     assert Image.open(io.BytesIO(photo.encoded)).size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("{", "no JSON"),
+        ("{}", "field conversion: it is missing"),
+        ('{"conversion": {"min_side": "x"}}', "field conversion.min_side"),
+    ],
+)
+def test_a_damaged_description_is_named(exported, tmp_path, text, field):
+    folder = shutil.copytree(exported / "1", tmp_path / "1")
+    (folder / "assets.extra").mkdir()
+    (folder / "assets.extra" / "model.json").write_text(text)
+    with pytest.raises(DataError, match=rf"model.json.*{field}.*export the model again"):
+        predicting.predict(folder, [__file__], tmp_path / "out.csv")
+
+
+def test_a_signature_that_takes_no_images_is_refused(tmp_path):
+    class Other(tf.Module):
+        @tf.function(input_signature=[])
+        def serve(self):
+            return {"valence": tf.zeros([1, 1])}
+
+    other = Other()
+    tf.saved_model.save(other, str(tmp_path / "1"), signatures={"serving_bytes": other.serve})
+    with pytest.raises(DataError, match=r"serving_bytes takes nothing; encoded images \(string\) alone are due"):
+        predicting.predict(tmp_path, [__file__], tmp_path / "out.csv")
+
+
+def test_half_a_table_does_not_outlive_a_signal(exported, faces, tmp_path):
+    command = [
+        sys.executable, "-m", "export.predict", f"--model={exported}", f"--output={tmp_path / 'out.csv'}",
+        *[f"--images={faces}"] * 500,
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not any(path.stat().st_size > 100 for path in tmp_path.glob(".out.csv.*")):
+        assert process.poll() is None, process.stdout.read().decode()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143 and not list(tmp_path.glob("*out.csv*"))
 
 
 def test_what_tensorflow_refuses_costs_one_row(exported, tmp_path, monkeypatch):
