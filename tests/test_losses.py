@@ -216,7 +216,15 @@ def test_uncertainty():
     given = {"expression": tf.constant(0.8), "valence": tf.constant(0.3)}
     variances = {"expression": tf.Variable(np.float32(np.log(1.6))), "valence": tf.Variable(np.float32(np.log(0.3)))}
     with tf.GradientTape() as tape:
-        value = losses.uncertainty_sum(given, variances)
+        value = losses.uncertainty_sum(given, variances, {"expression": 1.0, "valence": 1.0})
     assert value.numpy() == pytest.approx(0.5 + np.log(1.6) / 2 + 0.5 + np.log(0.3) / 2, rel=1e-5)
     for gradient in tape.gradient(value, variances).values():
         assert gradient.numpy() == pytest.approx(0, abs=1e-6)
+
+
+def test_uncertainty_of_what_nobody_knows_stays():
+    """A batch without a label of a head neither makes it surer nor costs anything."""
+    variance = tf.Variable(0.7)
+    with tf.GradientTape() as tape:
+        value = losses.uncertainty_sum({"valence": tf.constant(0.0)}, {"valence": variance}, {"valence": 0.0})
+    assert value.numpy() == 0 and tape.gradient(value, variance).numpy() == 0

@@ -175,6 +175,20 @@ def test_start_from_an_earlier_run(small, tmp_path):
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_the_eighth_class_of_a_model_of_seven_is_new(small, tmp_path):
+    seven = models.build(light(num_classes=7))
+    seven.save(tmp_path / "seven.keras")
+    for num_classes, new in ((8, "expression_logits"), (7, "none")):
+        config = light(init=str(tmp_path / "seven.keras"), num_classes=num_classes)
+        assert models.initialise(models.build(config), config)[0].endswith(f"; new: {new}")
+
+
+def test_an_earlier_run_needs_no_other_weights(small, tmp_path):
+    small.save(tmp_path / models.BEST)
+    config = light(init=str(tmp_path), weights=str(tmp_path / "none.h5"))
+    assert models.initialise(models.build(config), config) == [f"start: weights of {tmp_path}; new: none"]
+
+
 def test_weights_of_a_saved_model_are_for_its_backbone(small, tmp_path):
     small.save(tmp_path / "earlier.keras")
     config = light(weights=str(tmp_path / "earlier.keras"))

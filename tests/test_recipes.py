@@ -40,3 +40,9 @@ def test_unknown_names_list_what_there_is():
         recipe("best")
     with pytest.raises(UsageError, match="--backbone='lenet' is not accepted; give one of efficientnet_b0"):
         recipe("strong", backbone="lenet")
+
+
+def test_a_backbone_that_is_not_as_small_has_its_own_size():
+    quick = recipe("quick", backbone="xception")
+    assert (quick.width, quick.image_size) == (1.0, 0)
+    assert (recipe("quick", backbone="mobilenet_v2").width, recipe("quick").image_size) == (0.5, 48)

@@ -135,10 +135,11 @@ def test_clipping_bounds_the_step(batches):
     assert np.sqrt(sum((part.astype(float) ** 2).sum() for part in moved)) == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.parametrize("clip_norm", [0.0, 1e-6])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_weight_decay_is_for_kernels(batches, optimizer):
-    """With losses that weigh nothing it is all that moves a weight."""
-    config = settings(optimizer=optimizer, weight_decay=0.1, loss_weights=(0.0, 0.0, 0.0))
+def test_weight_decay_is_for_kernels(batches, optimizer, clip_norm):
+    """With losses that weigh nothing it is all that moves a weight; clipping does not touch it."""
+    config = settings(optimizer=optimizer, weight_decay=0.1, loss_weights=(0.0, 0.0, 0.0), clip_norm=clip_norm)
     learner = learner_of(config)
     before = values(learner.model.trainable_variables)
     learner.train(batches[0], 0.5)
@@ -170,6 +171,16 @@ def test_uncertainty_is_learned_and_scored_apart(batches):
     assert len(changed) >= 3 and all(np.array(variable) != before[id(variable)] for variable in changed[:3])
     parts = sum(scores[f"{head}_loss"] for head in HEADS)
     assert scores["loss"] != pytest.approx(parts, rel=0.01)
+
+
+def test_uncertainty_of_heads_that_have_no_say_is_not_learned(batches):
+    """Arousal weighs nothing; of valence the batch knows nothing."""
+    learner = learner_of(settings(weighting="uncertainty", loss_weights=(1.0, 1.0, 0.0), affect_loss="mse"))
+    unknown = [batch | {"mask": batch["mask"] | {"valence": tf.zeros(BATCH)}} for batch in batches]
+    train(learner, unknown)
+    found = {v.name.split(":")[0]: float(v.numpy()) for v in learner.variables if v.name.startswith("log_variance")}
+    assert set(found) == {"log_variance_expression", "log_variance_valence"}
+    assert found["log_variance_valence"] == 0 != found["log_variance_expression"]
 
 
 def test_device_and_pipeline_augment_alike(sample_dataset):

@@ -151,20 +151,21 @@ def fixed_sum(losses: Mapping, loss_weights: Mapping) -> tf.Tensor:
     return tf.add_n([loss_weights[head] * loss for head, loss in losses.items()])
 
 
-def uncertainty_sum(losses: Mapping, log_variances: Mapping) -> tf.Tensor:
+def uncertainty_sum(losses: Mapping, log_variances: Mapping, known: Mapping) -> tf.Tensor:
     """Losses weighted by learned uncertainty: exp(-s) L + s / 2 for expression, exp(-s) L / 2 + s / 2 for the others.
 
     Args:
       losses: scalars by head.
-      log_variances: s of each head, learned.
+      log_variances: s of each head that counts, learned; another head adds nothing.
+      known: by head, 1.0 where the batch has some label of it, else 0.0: a loss of 0 would say that all is certain.
 
     Source: Kendall, Gal, Cipolla, Multi-task learning using uncertainty to weigh losses
       (https://arxiv.org/abs/1705.07115).
     """
     terms = []
-    for head, loss in losses.items():
+    for head, log_variance in log_variances.items():
         share = 1.0 if head == "expression" else 0.5
-        terms.append(share * tf.exp(-log_variances[head]) * loss + log_variances[head] / 2)
+        terms.append(known[head] * (share * tf.exp(-log_variance) * losses[head] + log_variance / 2))
     return tf.add_n(terms)
 
 

@@ -27,6 +27,7 @@ _INTERNAL = ("keras.src.models.", "keras.src.ops.")
 #: Layers that run code or models from elsewhere.
 _FOREIGN = ("Lambda", "TFSMLayer", "JaxLayer", "FlaxLayer", "TorchModuleWrapper")
 _MASKED = -1e9
+_LOGITS, _MASK = "expression_logits", "expression_mask"
 
 
 def build(config: TrainConfig):
@@ -88,7 +89,7 @@ def load(path: str, *, precision: str = "float32"):
 
 
 def initialise(model, config: TrainConfig) -> list[str]:
-    """Fills a new model with the weights that the configuration names.
+    """Fills a new model with the weights that the configuration names; `init` gives all that `weights` would.
 
     Returns:
       a sentence for each source: what came from it, and which layers stay new.
@@ -97,23 +98,32 @@ def initialise(model, config: TrainConfig) -> list[str]:
       UsageError, DataError, EnvironmentFault: as `networks.load_weights` and `load`; DataError when a source is of
         another backbone.
     """
-    said = []
+    if config.init:
+        return [_start_from(config.init, model)]
+    if config.weights == "none":
+        return []
     if config.weights.endswith(".keras"):
         _copy(_read(config.weights), backbone_layers(model), config.weights)
-        said.append(f"backbone: weights of {config.weights}")
-    elif config.weights != "none":
+    else:
         network = networks.construct(config.backbone, image_size=config.input_size, width=config.width)
         networks.load_weights(network, config.backbone, config.weights, width=config.width)
         networks.transfer(network, model)
-        said.append(f"backbone: weights of {config.weights}")
-    if config.init:
-        earlier = load(config.init)
-        own = backbone_layers(model)
-        _copy(earlier, own, config.init)
-        heads = [layer for layer in model.layers if layer.weights and layer not in own]
-        new = [layer.name for layer in heads if not _copy_layer(earlier, layer)]
-        said.append(f"start: weights of {config.init}; new: {', '.join(new) or 'none'}")
-    return said
+    return [f"backbone: weights of {config.weights}"]
+
+
+def _start_from(path: str, model) -> str:
+    """Fills what an earlier model has, too, and says what it lacks."""
+    earlier, own = load(path), backbone_layers(model)
+    _copy(earlier, own, path)
+    heads = [layer for layer in model.layers if layer.weights and layer not in own]
+    untaught = _LOGITS if _is_masked(earlier) and not _is_masked(model) else None  # its eighth class never learned
+    new = [layer.name for layer in heads if layer.name == untaught or not _copy_layer(earlier, layer)]
+    return f"start: weights of {path}; new: {', '.join(new) or 'none'}"
+
+
+def _is_masked(model) -> bool:
+    """Whether it has seven classes."""
+    return any(layer.name == _MASK for layer in model.layers)
 
 
 def backbone_layers(model) -> list:
@@ -166,10 +176,10 @@ def _head(x, head: str, config: TrainConfig):
     x = _drop(x, head, config.dropout)
     if head != "expression":
         return layers.Dense(1, "tanh", name=head, dtype="float32")(x)
-    x = layers.Dense(len(EXPRESSIONS), name="expression_logits", dtype="float32")(x)
+    x = layers.Dense(len(EXPRESSIONS), name=_LOGITS, dtype="float32")(x)
     if config.num_classes < len(EXPRESSIONS):
         offset = [0.0] * config.num_classes + [_MASKED] * (len(EXPRESSIONS) - config.num_classes)
-        x = layers.Rescaling(1.0, offset, name="expression_mask", dtype="float32")(x)
+        x = layers.Rescaling(1.0, offset, name=_MASK, dtype="float32")(x)
     return layers.Activation("softmax", name="expression", dtype="float32")(x)
 
 

@@ -185,6 +185,7 @@ BACKBONES_OF = {
     "progressive_mixup": ("efficientnet_b0",),
     "classifier": ("efficientnetv2_b0", "mobilenet_v2", "xception"),
     "va_regression": ("vgg16",),
+    "quick": ("custom_cnn",),
     "strong": ("custom_cnn",),
 }
 #: Where a recipe's learning rate depends on the backbone; others have that of the recipe.
@@ -197,6 +198,7 @@ def recipe(name: str, *, backbone: str = "") -> TrainConfig:
     Args:
       name: of RECIPES.
       backbone: another than the recipe's own; custom_cnn has no published weights, so all of it learns from the start.
+        A width or image size that it does not accept becomes its own.
 
     Raises:
       UsageError: there is no such recipe or backbone; the message lists those there are.
@@ -207,6 +209,12 @@ def recipe(name: str, *, backbone: str = "") -> TrainConfig:
     if not backbone or backbone == config.backbone:
         return config
     changes = {"backbone": backbone, "learning_rate": LEARNING_RATES.get(name, {}).get(backbone, config.learning_rate)}
-    if backbone in BACKBONES and not BACKBONES[backbone].application:  # another name is refused below
-        changes |= {"weights": "none", "phases": ()}
+    if backbone in BACKBONES:  # another name is refused below
+        row = BACKBONES[backbone]
+        if not row.application:
+            changes |= {"weights": "none", "phases": ()}
+        if not row.widths[0] <= config.width <= row.widths[1]:
+            changes["width"] = 1.0
+        if config.image_size < row.min_size:
+            changes["image_size"] = 0
     return dataclasses.replace(config, **changes)

@@ -57,6 +57,7 @@ class Learner:
             self._log_variances = {
                 head: keras.Variable(0.0, name=f"log_variance_{head}")
                 for head in (config.heads if config.weighting == "uncertainty" else ())
+                if config.loss_weight(head)
             }
             self._averaged = [weight.value for weight in model.trainable_variables] if config.ema else []
             self._averages = [_variable(weight.numpy()) for weight in self._averaged]
@@ -192,23 +193,39 @@ class Learner:
             by_head = losses.head_losses(batch, outputs, config, self._total)
             weighted = {head: config.loss_weight(head) * loss for head, loss in by_head.items()}
             if self._log_variances:
-                loss = losses.uncertainty_sum(weighted, self._log_variances)
+                loss = losses.uncertainty_sum(weighted, self._log_variances, self._known(batch))
             else:
                 loss = tf.add_n(list(weighted.values()))
             # Each device derives the sum of all devices' losses, all equal, with respect to its own part.
             scaled = (self.optimizer.scale_loss(loss) if self._float16 else loss) / self._replicas
-        gradients = [self._total(gradient) for gradient in tape.gradient(scaled, trained)]
+        # A head that weighs nothing is in no sum.
+        found = tape.gradient(scaled, trained, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = [self._total(gradient) for gradient in found]
         scale = tf.cast(self.optimizer.dynamic_scale, tf.float32) if self._float16 else 1.0
         norm = tf.linalg.global_norm(gradients) / scale
-        gradients = self._regularise(gradients, scale)
         if config.clip_norm:
             factor = config.clip_norm / tf.maximum(norm, config.clip_norm)
             gradients = [gradient * factor for gradient in gradients]
+        gradients = self._regularise(gradients, scale)
         self.optimizer.learning_rate.assign(rate)
         # The optimizer adds up what the devices give it, and they all give the same.
         self.optimizer.apply([gradient / self._replicas for gradient in gradients], self._trained)
         self._average()
         self._account(batch, outputs, loss, by_head, norm)
+
+    def _known(self, batch: dict) -> dict[str, tf.Tensor]:
+        """1.0 for each head of which the batch, on all devices, has enough labels for a loss; 0.0 for another."""
+        config, known = self._config, {}
+        for head in self._log_variances:
+            weights = batch["mask"][head]
+            if head == "expression":
+                _, weights = losses.expression_target(
+                    batch, hard=config.targets == "hard", num_classes=config.num_classes
+                )
+            count = self._total(tf.reduce_sum(tf.cast(weights > 0, tf.float32)))
+            enough = 2 if head != "expression" and config.affect_loss == "ccc" else 1
+            known[head] = tf.cast(count >= enough, tf.float32)
+        return known
 
     def _prepare(self, batch: dict) -> dict:
         if self._config.augment_place == "device":
@@ -218,7 +235,10 @@ class Learner:
         return batch
 
     def _regularise(self, gradients: list, scale: tf.Tensor | float) -> list:
-        """Adds the derivative of weight_decay × the squared weights; AdamW decays them by itself."""
+        """Adds the derivative of weight_decay × the squared weights; AdamW decays them by itself.
+
+        Clipping comes before either: it bounds what the batch says, and leaves the decay as it was asked for.
+        """
         if not self._config.weight_decay or self._config.optimizer == "adamw":
             return gradients
         decayed = {id(weight) for weight in self._decayed}
