@@ -168,5 +168,5 @@ def test_a_sweep_goes_on_when_one_fails(sample_dataset, tmp_path):
         *arguments, *rest, "--recipes=strong,model_zoo", "--backbones=custom_cnn", "--epochs=1", "--noflip",
         f"--init={tmp_path / 'none.keras'}", module="trainers.sweep",
     )  # fmt: skip
-    assert code == 3 and err.count("none.keras does not exist") == 2
-    assert "strong-custom_cnn" in out and out.count("failed with exit code 3") == 2
+    assert code == 1 and err.count("none.keras does not exist") == 2
+    assert "strong-custom_cnn" in out and out.count("failed with exit code 1") == 2

@@ -147,7 +147,7 @@ def test_a_finished_run_stays_as_it_is(run, config):
 
 
 def test_a_start_that_failed_can_be_begun_otherwise(sample_dataset, tmp_path):
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(UsageError, match="does not exist"):
         training.train(small(sample_dataset, init=str(tmp_path / "none.keras")), tmp_path / "work")
     training.train(small(sample_dataset, phases=("heads@0",)), tmp_path / "work", say=lambda line: None)
     assert from_json((tmp_path / "work" / "config.json").read_text()).init == ""
@@ -258,15 +258,19 @@ def poor(tmp_path_factory):
     [
         ({"heads": ("expression",)}, UsageError, "validation.*--holdout"),
         ({"validation_split": "test"}, DataError, "valence is unknown in all"),
-        ({"validation_split": "test", "heads": ("arousal",), "batch_size": 512}, UsageError, "batch_size is 512"),
+        ({"validation_split": "test", "heads": ("arousal",), "batch_size": 512}, UsageError, "512.*smaller"),
         (
             {"validation_split": "test", "heads": ("expression",), "balance": "weights"},
             DataError, "contempt: no example in 'train'.*--num_classes=7",
         ),
         ({"train_split": "nowhere"}, UsageError, "split 'nowhere' cannot be read"),
+        (
+            {"train_split": "train[:60%]", "validation_split": "train[50%:]", "heads": ("arousal",)},
+            UsageError, "[45] examples are both in",
+        ),
         ({"name": "other"}, DataError, "is missing"),
     ],
-    ids=["no_validation", "no_label", "large_batch", "empty_class", "no_split", "no_dataset"],
+    ids=["no_validation", "no_label", "large_batch", "empty_class", "no_split", "shared_faces", "no_dataset"],
 )  # fmt: skip
 def test_bad_data(poor, tmp_path, given, error, message):
     with pytest.raises(error, match=message):

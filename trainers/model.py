@@ -14,7 +14,7 @@ import json
 import os
 import zipfile
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, UsageError
 from pipeline.records import EXPRESSIONS
 from trainers import networks
 from trainers.backbones import BACKBONES
@@ -99,16 +99,23 @@ def initialise(model, config: TrainConfig) -> list[str]:
         another backbone.
     """
     if config.init:
+        _require_file("init", os.path.join(config.init, BEST) if os.path.isdir(config.init) else config.init)
         return [_start_from(config.init, model)]
     if config.weights == "none":
         return []
     if config.weights.endswith(".keras"):
+        _require_file("weights", config.weights)
         _copy(_read(config.weights), backbone_layers(model), config.weights)
     else:
         network = networks.construct(config.backbone, image_size=config.input_size, width=config.width)
         networks.load_weights(network, config.backbone, config.weights, width=config.width)
         networks.transfer(network, model)
     return [f"backbone: weights of {config.weights}"]
+
+
+def _require_file(flag: str, path: str) -> None:
+    if not os.path.isfile(path):
+        raise UsageError(f"--{flag}: {path} does not exist; give a .keras file, or a work directory with a saved model")
 
 
 def _start_from(path: str, model) -> str:

@@ -28,7 +28,7 @@ class Streams:
     def __init__(self, config: TrainConfig):
         """
         Raises:
-          UsageError: a split is not there, or a batch is larger than it.
+          UsageError: a split is not there, a batch is larger than it, or training and validation share examples.
           DataError: the dataset is damaged, or a head has no label in a split.
         """
         self._config, self.notes = config, []
@@ -45,7 +45,15 @@ class Streams:
         classes = self.train.classes(config.num_classes) if config.balance == "resample" else None
         self.steps = Order(self.train.count, classes=classes).epoch_length // config.batch_size
         if not self.steps:
-            self._make_train(epochs=1, cache="none")  # says why
+            raise UsageError(
+                f"batch_size is {config.batch_size}, but an epoch of {config.train_split!r} is shorter than that; "
+                "give a smaller --batch_size"
+            )
+        if shared := self._shared_rows():
+            raise UsageError(
+                f"{shared} examples are both in {config.train_split!r} and in {config.validation_split!r}, so the best "
+                "epoch would be chosen on faces that were learned; give splits or slices that share none"
+            )
 
     def training(self, start: tuple[int, int] = (0, 0), *, prefetch_to_device: bool = False) -> tf.data.Dataset:
         """Batches from (epoch, step) to the end of the last epoch; at the very end there is none."""
@@ -86,6 +94,13 @@ class Streams:
             return tf.nest.map_structure(pad, columns)
 
         return tf.data.Dataset.zip(batches, known).map(fill).prefetch(2)
+
+    def _shared_rows(self) -> int:
+        """How many examples are in both selections."""
+        if not set(self.train.splits) & set(self.validation.splits):
+            return 0
+        train, validation = (selection.column("id").to_pylist() for selection in (self.train, self.validation))
+        return len(set(train) & set(validation))
 
     def _make_train(self, *, epochs: int, cache: str, start: tuple[int, int] = (0, 0), **given) -> tf.data.Dataset:
         config = self._config

@@ -290,7 +290,7 @@ class _Run:
         return (
             f"loss or gradient is not finite in step {step} (epoch {epoch}, step {position}): {figures}, loss scale "
             f"{'none' if scale is None else f'{scale:g}'}; the last good state stays in {self._place.states}; lower "
-            f"--learning_rate, give --clip_norm, or look at the batch's faces: {ids}"
+            f"--learning_rate or give --clip_norm, in a new --workdir, or look at the batch's faces: {ids}"
         )
 
     def _show_faces(self) -> None:
