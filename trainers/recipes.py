@@ -97,7 +97,6 @@ RECIPES = {
         clip_norm=1.0,
         batch_size=32,
         epochs=15,
-        early_stopping=7,
         plateau_patience=3,
         plateau_factor=0.1,
     ),
