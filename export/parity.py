@@ -70,7 +70,7 @@ def _ask(folder: str | os.PathLike, *, pixels: np.ndarray, encoded: list[bytes])
             questions, pixels=pixels, encoded=np.frombuffer(b"".join(encoded), np.uint8),
             lengths=np.array([len(image) for image in encoded]),
         )  # fmt: skip
-        command = [sys.executable, "-I", os.fspath(_ANSWERS), os.fspath(folder), questions, answers]
+        command = [sys.executable, "-I", os.fspath(_ANSWERS), os.path.abspath(folder), questions, answers]
         done = subprocess.run(
             command, cwd=temporary, capture_output=True, text=True, errors="replace", timeout=_SECONDS
         )

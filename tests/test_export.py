@@ -116,6 +116,12 @@ def test_what_it_started_from_is_said(copy, model, sample_dataset, tmp_path):
     assert ancestor.name == "run" and ancestor.trained_on["digest"] == json.loads(text)["dataset"]["digest"]
 
 
+def test_a_relative_work_directory(copy, monkeypatch):
+    monkeypatch.chdir(copy.parent)
+    folder = exporting.export_model(copy.name, say=lambda line: None)
+    assert (copy.parent / folder / "saved_model.pb").exists()
+
+
 def test_without_the_dataset_drawn_faces_are_asked(copy):
     environment = json.loads((copy / "environment.json").read_text())
     environment["dataset"]["folder"] = "gone"

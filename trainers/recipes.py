@@ -143,7 +143,7 @@ RECIPES = {
         schedule="cosine",
         warmup_epochs=1.0,
         weight_decay=0.01,
-        epochs=12,
+        epochs=24,
         monitor="score",
     ),
     # Ours: everything that helped, together.

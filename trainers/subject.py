@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
+from tensorflow.core.util import event_pb2
 
 from pipeline import documents
 from pipeline.errors import DataError
@@ -169,8 +170,8 @@ def _logged_seconds(workdir: str) -> float | None:
         for name in (name for name in names if "tfevents" in name):
             times = []
             try:
-                for event in tf.compat.v1.train.summary_iterator(os.path.join(folder, name)):
-                    times.append(event.wall_time)
+                for record in tf.data.TFRecordDataset(os.path.join(folder, name)).as_numpy_iterator():
+                    times.append(event_pb2.Event.FromString(record).wall_time)
             except tf.errors.DataLossError:  # of a killed run: the last event is cut
                 pass
             if times:
