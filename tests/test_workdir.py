@@ -1,5 +1,6 @@
 """States that are whole or not taken, one run at a time, and what ends a run from outside."""
 
+import contextlib
 import dataclasses
 import resource
 import signal
@@ -153,16 +154,18 @@ def test_hidden_files_of_the_user_stay(tmp_path):
         assert {".venv.3.11", ".best.1.keras", ".notes.2026.txt"} <= {path.name for path in tmp_path.iterdir()}
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """No file may grow beyond 1,000 bytes."""
+    """No file may grow beyond 1,000 bytes. No fixture: what pytest says of a test may go to a file, too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_what_cannot_be_written_is_the_environments_fault(tmp_path, full_disk):
+def test_what_cannot_be_written_is_the_environments_fault(tmp_path):
     import keras
 
     place = made(tmp_path)
@@ -172,7 +175,7 @@ def test_what_cannot_be_written_is_the_environments_fault(tmp_path, full_disk):
         "best.keras": lambda: place.save_best(model),
         "history.csv": lambda: place.write_history([{"a": "x" * 2000}]),
     }.items():
-        with pytest.raises(EnvironmentFault, match=f"{tmp_path}.*/{name}: "):
+        with pytest.raises(EnvironmentFault, match=f"{tmp_path}.*/{name}: "), full_disk():
             write()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
     assert [path.name for path in place.states.iterdir()] == [".lock"]
