@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from faces import ROOT, convert, dataset_of, write_faces
+from faces import ROOT, dataset_of, settings_for, write_faces
 
 from datasets import sample_faces
 from datasets.input_pipeline import make_eval, make_train
@@ -46,6 +46,14 @@ def state_of(workdir) -> bytes:
 
 def weights_of(workdir) -> list[bytes]:
     return [array.tobytes() for array in models.load(workdir).get_weights()]
+
+
+def convert(raw, data_dir, **changes) -> None:
+    """Converts in a process of its own, as a user would before training."""
+    settings = dataclasses.asdict(settings_for(raw, data_dir, **changes))
+    kept = ("source", "input_dir", "data_dir", "name", *changes)
+    flags = [f"--{name}={settings[name]}" for name in kept]
+    subprocess.run([sys.executable, "-m", "pipeline.build_tfrecords", *flags], cwd=ROOT, check=True)
 
 
 @pytest.fixture(scope="module")
