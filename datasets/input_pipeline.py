@@ -140,8 +140,8 @@ def make_train(
 
 
 def make_eval(
-    dataset: str,
-    split: str,
+    dataset: str | Selection,
+    split: str = "",
     *,
     batch_size: int,
     image_size: int,
@@ -155,9 +155,10 @@ def make_eval(
 ) -> tf.data.Dataset:
     """Each example of a split once, as it is, in its published order, the last batch as large as it comes.
 
-    Arguments and errors are those of `make_train`; the hosts' parts together are the whole split.
+    Arguments and errors are those of `make_train`; the hosts' parts together are the whole split. `dataset` may also be
+    a Selection, which is a split already.
     """
-    selection = Selection(dataset, split, data_dir)
+    selection = dataset if isinstance(dataset, Selection) else Selection(dataset, split, data_dir)
     selection.check_labels(heads)
     first, length = _part(selection.count, host_index, host_count, equal=False)
     return _batches(

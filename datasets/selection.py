@@ -10,10 +10,11 @@ import io
 import operator
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
@@ -22,10 +23,7 @@ from pipeline import checking, documents, tfrecord
 from pipeline.errors import DataError, UsageError
 from pipeline.records import DATASET, EXPRESSIONS, VERSION
 
-_ORDER = ("split", "shard", "position")
-_COLUMNS = (
-    *_ORDER, "offset", "length", "expression", "valence", "arousal", "expression_probs", "height", "width",
-)  # fmt: skip
+_NUMBERS = ("shard", "position", "offset", "length", "expression", "valence", "arousal", "height", "width")
 _CRC = struct.Struct("<I")
 _OPEN_FILES = 128
 
@@ -57,26 +55,27 @@ class Selection:
         self._kept: dict[int, bytes] | None = None
         self._open = functools.lru_cache(_OPEN_FILES)(lambda shard: io.FileIO(self._paths[shard]))
 
-        table = self._table(_COLUMNS)
+        found = self._read_numbers()
+        order = np.lexsort((found["position"], found["shard"], found["split"]))
         ends = np.cumsum([shard["records"] for shard in shards])
-        offsets, lengths = table["offset"].to_numpy(), table["length"].to_numpy()
+        offsets, lengths = found["offset"][order], found["length"][order]
         for path, shard, end in zip(self._paths, shards, ends):
             _check_shard(path, shard, *(column[end - shard["records"] : end] for column in (offsets, lengths)))
         first = {shard["file"]: end - shard["records"] for shard, end in zip(shards, ends)}
         rows = np.concatenate([first[file] + np.arange(skip, skip + take) for file, skip, take in parts])
         self.count = len(rows)
-        self._rows = rows
-        self._shards = np.searchsorted(ends, rows, "right")
-        self._offsets, self._lengths = offsets[rows], lengths[rows]
-        self.record_bytes = int(self._lengths.sum())
-        self.expression = table["expression"].to_numpy()[rows]
-        sizes = np.stack([table[side].to_numpy()[rows] for side in ("height", "width")], axis=1)
-        self.image_sizes = set(map(tuple, np.unique(sizes, axis=0).tolist()))
-        shares = table["expression_probs"].combine_chunks().flatten().to_numpy().reshape(-1, len(EXPRESSIONS))
+        self._shards = np.searchsorted(ends, rows, "right").astype(np.int32)
+        self._offsets, self._lengths = offsets[rows], lengths[rows].astype(np.int32)
+        self.record_bytes = int(self._lengths.sum(dtype=np.int64))
+        #: Where each record is among all of `splits` in records.parquet, which is in the order of the inputs.
+        self._places = order[rows].astype(np.int32)
+        self.expression = found["expression"][self._places]
+        sides = np.unique(found["height"][self._places] * np.int64(2**32) + found["width"][self._places])
+        self.image_sizes = {divmod(both, 2**32) for both in sides.tolist()}
         self._known = {
-            "expression": shares[rows].any(-1),
-            "valence": np.isfinite(table["valence"].to_numpy()[rows]),
-            "arousal": np.isfinite(table["arousal"].to_numpy()[rows]),
+            "expression": found["votes"][self._places],
+            "valence": np.isfinite(found["valence"][self._places]),
+            "arousal": np.isfinite(found["arousal"][self._places]),
         }
 
     def check_labels(self, heads: Sequence[str]) -> None:
@@ -101,9 +100,18 @@ class Selection:
         """float32 [8], as `labels.class_weights`, of the `classes` of the selection."""
         return labels.class_weights(self.classes(num_classes), cap=cap)
 
+    def known(self, head: str) -> np.ndarray:
+        """bool [count]: which records have a label of `head`; votes without a majority are one."""
+        return self._known[head]
+
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of `records.parquet`, as it is there, for the records of the selection in their order."""
-        return self._table((*_ORDER, name))[name].take(self._rows)
+        return pa.concat_tables(self._tables([name]))[name].take(self._places)
+
+    def image_keys(self) -> np.ndarray:
+        """uint64 [count]: the first 64 bits of the sha256 of each image's source bytes."""
+        keys = [[int(text[:16], 16) for text in table["sha256"].to_pylist()] for table in self._tables(["sha256"])]
+        return np.concatenate([np.array(some, np.uint64) for some in keys])[self._places]
 
     def keep_records(self) -> None:
         """From now on a record that was read stays in memory."""
@@ -122,11 +130,21 @@ class Selection:
         self._kept.update(zip(missing, self._read(np.array(missing, np.int64))))
         return np.array([self._kept[row] for row in unique.tolist()], object)[inverse]
 
-    def _table(self, columns: Sequence[str]) -> pa.Table:
-        """These columns of all records of `splits`, in published order."""
-        path = os.path.join(self.folder, "records.parquet")
-        table = pq.read_table(path, columns=list(columns), filters=[("split", "in", self.splits)])
-        return table.sort_by([(name, "ascending") for name in _ORDER])
+    def _read_numbers(self) -> dict[str, np.ndarray]:
+        """The columns _NUMBERS, "split" as a number, and "votes", whether there are any, of all records of `splits`."""
+        parts = []
+        for table in self._tables([*_NUMBERS, "expression_probs"]):
+            votes = table["expression_probs"].combine_chunks().flatten().to_numpy().reshape(-1, len(EXPRESSIONS))
+            split = pc.index_in(table["split"], pa.array(self.splits)).to_numpy().astype(np.int16)
+            parts.append({name: table[name].to_numpy() for name in _NUMBERS} | {"split": split, "votes": votes.any(1)})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """These columns, and "split", of all records of `splits`, a part of the file at a time."""
+        with pq.ParquetFile(os.path.join(self.folder, "records.parquet")) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=["split", *columns])
+                yield table.filter(pc.is_in(table["split"], pa.array(self.splits)))
 
     def _read(self, rows: np.ndarray) -> list[bytes]:
         """The records of rows that ascend; what lies together is read in one piece."""

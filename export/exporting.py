@@ -79,7 +79,7 @@ def export_model(
             rows = smaller_forms.add(
                 model, folder, smaller, calibration=lambda: _calibration(dataset, trained_on["train_split"], size),
                 validation=Selection(dataset, trained_on["validation_split"], None),
-                split=trained_on["validation_split"], margins=margins or Margins(), say=say,
+                margins=margins or Margins(), say=say,
             )  # fmt: skip
             for line in smaller_forms.table(rows):
                 say(line)

@@ -103,7 +103,6 @@ def add(
     *,
     calibration: Callable[[], np.ndarray],
     validation: Selection,
-    split: str,
     margins: Margins,
     say: Callable[[str], None],
 ) -> list[Row]:
@@ -115,7 +114,6 @@ def add(
       formats: of FORMATS.
       calibration: gives training faces, uint8 [N, S, S, 3].
       validation: the split that they are scored on.
-      split: its name.
       margins: what a form may lose.
       say: takes each line about them.
 
@@ -131,7 +129,7 @@ def add(
         predictor = prediction.Predictor(
             call, heads, batch_size=_BATCH, image_size=size, parameters=model.count_params()
         )
-        figures = _scores(prediction.predict(predictor, validation, split))
+        figures = _scores(prediction.predict(predictor, validation))
         return Row(name, file, bytes, _latency(call, size), figures)
 
     saved = tf.saved_model.load(str(folder)).signatures["serving_default"]

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 
+import keras
 import numpy as np
 import simplejpeg
 
@@ -20,7 +21,8 @@ CONFIG = TrainConfig(backbone="custom_cnn", width=0.25, image_size=SIZE, shared_
 
 
 def build(config: TrainConfig = CONFIG):
-    """The model of a configuration, its weights a function of their names."""
+    """The model of a configuration, with the same weights every time."""
+    keras.utils.set_random_seed(0)
     model = models.build(config)
     rng = np.random.default_rng(0)
     for layer in model.layers:

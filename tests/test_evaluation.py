@@ -102,7 +102,7 @@ def metrics(workdir) -> dict:
 
 def predicted(model, dataset, split="train", batch_size=16, **given) -> prediction.Predictions:
     selection = Selection(dataset, split, None)
-    return prediction.predict(prediction.from_keras(model, batch_size=batch_size), selection, split, **given)
+    return prediction.predict(prediction.from_keras(model, batch_size=batch_size), selection, **given)
 
 
 def test_each_example_once_whatever_the_batch(sample_dataset):
@@ -127,7 +127,7 @@ def test_every_call_has_one_shape(sample_dataset):
 
     predictor = prediction.Predictor(call, ["valence", "expression"], batch_size=7, image_size=SIZE, parameters=0)
     selection = Selection(sample_dataset, "test", None)
-    predictions = prediction.predict(predictor, selection, "test")
+    predictions = prediction.predict(predictor, selection)
     assert shapes == {(7, SIZE, SIZE, 3)} and selection.count % 7
     assert predictor.heads == ("expression", "valence") and set(predictions.outputs) == {"expression", "valence"}
     assert len(predictions.outputs["expression"]) == selection.count
@@ -168,7 +168,7 @@ def test_a_broken_model_is_named(sample_dataset, outputs, message):
             lambda images: {head: np.stack([row] * len(images)) for head, row in outputs.items()},
             list(outputs), batch_size=2, image_size=SIZE, parameters=0,
         )  # fmt: skip
-        prediction.predict(predictor, Selection(sample_dataset, "test", None), "test")
+        prediction.predict(predictor, Selection(sample_dataset, "test", None))
 
 
 def test_files_agree_with_each_other(workdir, metrics):
@@ -559,7 +559,7 @@ def test_exported_model(sample_dataset, tmp_path):
     chosen = subject.from_export(str(folder / "export" / "1"), "", batch_size=7)
     assert chosen.trained_on["name"] == "sample" and chosen.about["parameters"] == model.count_params()
     selection = Selection(sample_dataset, "test", None)
-    found = prediction.predict(chosen.predictor, selection, "test")
+    found = prediction.predict(chosen.predictor, selection)
     expected = predicted(model, sample_dataset, "test", batch_size=7)
     for head in HEADS:
         assert found.outputs[head] == pytest.approx(expected.outputs[head], abs=1e-6)

@@ -191,7 +191,7 @@ def test_a_damaged_shard_is_named(copy, sample_dataset, tmp_path):
         exporting.export_model(copy, dataset_dir=str(dataset), say=lambda line: None)
     with pytest.raises(DataError, match=shard.name):
         predictor = prediction.from_keras(models.load(str(copy)), batch_size=4)
-        prediction.predict(predictor, Selection(str(dataset), "validation", None), "validation")
+        prediction.predict(predictor, Selection(str(dataset), "validation", None))
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def added(model, sample_dataset, tmp_path_factory):
     said = []
     rows = smaller_forms.add(
         model, folder, smaller_forms.FORMATS, calibration=lambda: black,
-        validation=Selection(str(sample_dataset), "validation", None), split="validation", margins=Margins(),
+        validation=Selection(str(sample_dataset), "validation", None), margins=Margins(),
         say=said.append,
     )  # fmt: skip
     return folder, rows, said

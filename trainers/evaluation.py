@@ -105,7 +105,7 @@ def evaluate(
     with files.output_file(output, files.PREDICTIONS) as file:
         writer = files.PredictionsWriter(file)
         predictions = prediction.predict(
-            subject.predictor, selection, split, rows=rows, num_threads=options.num_threads or None, on_batch=writer
+            subject.predictor, selection, rows=rows, num_threads=options.num_threads or None, on_batch=writer
         )
     metrics = {
         "format": files.FORMAT,
@@ -247,9 +247,9 @@ def _check_scorable(
       UsageError: the options' protocol counts no example.
       DataError: no head of the model has a label.
     """
-    every = np.arange(selection.count) if rows is None else rows
+    every = slice(None) if rows is None else rows
     truth = selection.expression[every]
-    labelled = {head: np.isfinite(selection.column(head).to_numpy()[every]).sum() for head in ("valence", "arousal")}
+    labelled = {head: selection.known(head)[every].sum() for head in ("valence", "arousal")}
     unscored = _unscored(heads, labelled | {"expression": (truth >= 0).sum()})
     if len(unscored) == len(HEADS):
         raise DataError(
@@ -257,8 +257,7 @@ def _check_scorable(
             f"{'; '.join(unscored.values())}"
         )
     if "expression" not in unscored:
-        nothing = np.zeros((len(truth), len(EXPRESSIONS)), np.float32)
-        counting = [name for name in protocols.PROTOCOLS if len(protocols.view(name, truth, nothing, **classes).rows)]
+        counting = [name for name in protocols.PROTOCOLS if protocols.counted(name, truth, **classes).any()]
         if options.protocol not in counting:
             raise UsageError(f"--protocol={options.protocol} counts no example here; give one of {', '.join(counting)}")
 

@@ -143,7 +143,6 @@ def from_saved_model(folder: str, *, batch_size: int) -> Predictor:
 def predict(
     predictor: Predictor,
     selection: Selection,
-    split: str,
     *,
     rows: np.ndarray | None = None,
     num_threads: int | None = None,
@@ -153,8 +152,7 @@ def predict(
 
     Args:
       predictor: the model.
-      selection: of `split`.
-      split: the name that it was selected by.
+      selection: the split.
       rows: int [n], which of the examples; None is all.
       num_threads: decoding threads; None is one per core.
       on_batch: takes each batch in order: its ids, and truth and outputs as in Predictions.
@@ -163,20 +161,20 @@ def predict(
       DataError: a record is damaged; or a prediction is not finite, or no probability, or out of range: names the
         first example.
     """
-    every = np.arange(selection.count) if rows is None else rows
-    truth = {"expression": selection.expression[every]}
-    truth |= {head: np.empty(len(every), np.float32) for head in ("valence", "arousal")}
+    expression = selection.expression if rows is None else selection.expression[rows]
+    count = len(expression)
+    truth = {"expression": expression}
+    truth |= {head: np.empty(count, np.float32) for head in ("valence", "arousal")}
     outputs = {
-        head: np.empty((len(every), len(EXPRESSIONS)) if head == "expression" else len(every), np.float32)
+        head: np.empty((count, len(EXPRESSIONS)) if head == "expression" else count, np.float32)
         for head in predictor.heads
     }
     if predictor.image_size and rows is None:
         batches = make_eval(
-            selection.folder, split, batch_size=predictor.batch_size, image_size=predictor.image_size,
-            num_threads=num_threads,
+            selection, batch_size=predictor.batch_size, image_size=predictor.image_size, num_threads=num_threads
         ).as_numpy_iterator()  # fmt: skip
     else:
-        batches = _read(predictor, selection, every)
+        batches = _read(predictor, selection, np.arange(count) if rows is None else rows)
     first = 0
     with data_faults():
         for batch in batches:

@@ -70,26 +70,30 @@ def view(
     Raises:
       UsageError: the name is no protocol's.
     """
-    if name not in PROTOCOLS:
-        raise UsageError(f"protocol {name!r} is unknown; it must be one of {', '.join(PROTOCOLS)}")
-    every = range(len(EXPRESSIONS))
-    if name == "eight":
-        classes = tuple(every)
-    elif name == "common":
-        shared = {EXPRESSIONS.index(name) for name in model_classes if name in data_classes}
-        classes = tuple(index for index in every if index in shared)
-    else:
-        classes = tuple(index for index in every if index != _CONTEMPT)
-    masked = () if name == "seven_contempt_wrong" else tuple(index for index in every if index not in classes)
-    rows = np.flatnonzero(np.isin(truth, classes))
+    classes = _classes(name, model_classes, data_classes)
+    wrong = name == "seven_contempt_wrong"
+    masked = () if wrong else tuple(index for index in range(len(EXPRESSIONS)) if index not in classes)
+    rows = np.flatnonzero(counted(name, truth, model_classes=model_classes, data_classes=data_classes))
     return View(
         name=name,
         classes=classes,
         rows=rows,
         truth=truth[rows],
-        probabilities=mask(probabilities[rows], masked),
+        # Without a copy where it would be one of everything.
+        probabilities=mask(probabilities[rows] if len(rows) < len(truth) else probabilities, masked),
         mapping=tuple(_mapping(classes, masked, truth, model_classes, data_classes)),
     )
+
+
+def counted(
+    name: str,
+    truth: np.ndarray,
+    *,
+    model_classes: Sequence[str] = EXPRESSIONS,
+    data_classes: Sequence[str] = EXPRESSIONS,
+) -> np.ndarray:
+    """bool [N]: the examples that a protocol counts; arguments and errors as in `view`."""
+    return np.isin(truth, _classes(name, model_classes, data_classes))
 
 
 def mask(probabilities: np.ndarray, masked: Sequence[int]) -> np.ndarray:
@@ -102,6 +106,19 @@ def mask(probabilities: np.ndarray, masked: Sequence[int]) -> np.ndarray:
     equal = np.ones(rest.shape[1], rest.dtype)
     equal[list(masked)] = 0
     return np.where(total > 0, rest / np.where(total > 0, total, 1), equal / equal.sum())
+
+
+def _classes(name: str, model_classes: Sequence[str], data_classes: Sequence[str]) -> tuple[int, ...]:
+    """Indices of the classes that a protocol scores."""
+    if name not in PROTOCOLS:
+        raise UsageError(f"protocol {name!r} is unknown; it must be one of {', '.join(PROTOCOLS)}")
+    every = range(len(EXPRESSIONS))
+    if name == "eight":
+        return tuple(every)
+    if name == "common":
+        shared = {EXPRESSIONS.index(name) for name in model_classes if name in data_classes}
+        return tuple(index for index in every if index in shared)
+    return tuple(index for index in every if index != _CONTEMPT)
 
 
 def _mapping(

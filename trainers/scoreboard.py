@@ -31,7 +31,7 @@ def expression(
         if not len(view.rows):
             continue
         forms = weighted.Classification(view.truth, view.probabilities)
-        predicted = view.probabilities.argmax(1)
+        predicted = view.probabilities.argmax(1).astype(np.int8)
         found[name] = {
             "title": title,
             "classes": [EXPRESSIONS[index] for index in view.classes],
