@@ -6,9 +6,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from absl import app
+from absl import app, flags
 
-from pipeline.errors import EnvironmentFault, InvariantError, PipelineError
+from pipeline.errors import EnvironmentFault, InvariantError, PipelineError, UsageError
 
 
 def run(command: Callable[[], None]) -> None:
@@ -19,7 +19,7 @@ def run(command: Callable[[], None]) -> None:
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):  # either may be closed
         stream.reconfigure(errors="backslashreplace")  # for names and letters that the terminal's encoding lacks
-    app.run(lambda argv: _exit_code(command, argv[1:]))
+    app.run(lambda argv: _exit_code(command, argv[1:]), flags_parser=_parse)
 
 
 def say(line: str) -> None:
@@ -28,6 +28,23 @@ def say(line: str) -> None:
         print(line, flush=True)
     except BrokenPipeError:
         _discard_output()
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """The arguments that are no flags; ends the process with one line where a flag is wrong."""
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        message = " ".join(str(error).split()).rstrip(" ?.")
+        if isinstance(error, flags.UnrecognizedFlagError):
+            modules = flags.FLAGS.flags_by_module_dict().items()
+            own = {flag.name for module, some in modules if not module.startswith("absl.") for flag in some}
+            message += f"; the flags of this command are {', '.join(sorted(own))}"
+        print(f"error: {message}; --help explains them", file=sys.stderr)
+        sys.exit(UsageError.exit_code)
+    except BrokenPipeError:  # of --help, whose reader has read enough
+        _discard_output()
+        sys.exit()
 
 
 def _exit_code(command: Callable[[], None], surplus: list[str]) -> int:

@@ -88,8 +88,8 @@ def describe_os_error(error: OSError, output: str) -> EnvironmentFault:
         errno.EACCES: "no permission; make it writable for this user",
         errno.EPERM: "no permission; make it writable for this user",
         errno.EROFS: "the file system is read-only",
-        errno.EEXIST: "a file is in the way; give another --data_dir",
-        errno.ENOTDIR: "a file is in the way; give another --data_dir",
+        errno.EEXIST: "a file is in the way; remove it, or name another directory",
+        errno.ENOTDIR: "a file is in the way; remove it, or name another directory",
     }.get(error.errno, "the file system failed")
     return EnvironmentFault(f"{error.filename or output}: {error.strerror or error}: {advice}")
 

@@ -319,7 +319,7 @@ def test_a_dataset_that_exists_and_an_output_that_cannot_be_made(raw, tmp_path):
     )  # fmt: skip
     (tmp_path / "file").write_text("in the way")
     assert quick(raw, tmp_path / "file", tmp_path) == (
-        4, f"{tmp_path}/file/affect_faces: Not a directory: a file is in the way; give another --data_dir"
+        4, f"{tmp_path}/file/affect_faces: Not a directory: a file is in the way; remove it, or name another directory"
     )  # fmt: skip
 
 

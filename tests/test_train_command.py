@@ -90,7 +90,13 @@ def test_bad_values_say_what_there_is(argument, message):
     ("arguments", "code", "message"),
     [
         (["--recipe=best"], 1, "error: recipe 'best' does not exist; choose one of two_phase"),
-        (["--learning_rats=1"], 1, "Unknown command line flag 'learning_rats'. Did you mean: learning_rate"),
+        (
+            ["--learning_rats=1"],
+            1,
+            "error: Unknown command line flag 'learning_rats'. Did you mean: learning_rate; the flags of "
+            "this command are affect_loss, arousal_units,",
+        ),
+        (["--epochs=many"], 1, "error: flag --epochs=many: invalid literal for int()"),
         ([], 1, "error: --data_dir='' is not accepted"),
     ],
 )
