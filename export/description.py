@@ -50,6 +50,7 @@ def write(
         "recipe": config.recipe,
         "parameters": model.count_params(),
         "image_size": config.input_size,
+        "tta_flip": config.tta_flip,
         "max_pixels": serving.MAX_PIXELS,
         "heads": list(model.output),
         "class_names": list(EXPRESSIONS),

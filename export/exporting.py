@@ -60,7 +60,7 @@ def export_model(
     if smaller and not dataset:
         raise DataError(f"{missing}; --format={','.join(smaller)} needs it, to score what it makes: give --dataset_dir")
     with tf.device("CPU"):
-        model = models.load(str(workdir))
+        model = models.answering(models.load(str(workdir)), config)
     if dataset:
         asked = faces.of_split(dataset, trained_on["validation_split"], size=size, count=CHECKED_FACES)
     else:

@@ -270,6 +270,24 @@ def test_wrong_arguments(copy, tmp_path):
     assert not (copy / "export").exists()
 
 
+def test_tta_flip_is_part_of_what_is_scored_and_exported(tmp_path, model, sample_dataset):
+    config = dataclasses.replace(small_models.CONFIG, tta_flip=True)
+    folder = small_models.write_workdir(tmp_path / "run", model, dataset=sample_dataset, config=config)
+    version = exporting.export_model(folder, say=lambda line: None)
+    asked = faces.of_split(sample_dataset, "validation", size=small_models.SIZE, count=12)
+    plain, mirrored = (model(images, training=False) for images in (asked.images, asked.images[:, :, ::-1]))
+    served = tf.saved_model.load(str(version)).signatures["serving_bytes"](image_bytes=asked.encoded)
+    scored = subject.from_workdir(str(folder), batch_size=12)
+    for head, answers in scored.predictor(asked.images).items():
+        wanted = (plain[head] + mirrored[head]) / 2
+        assert np.abs(wanted - plain[head]).max() > 1e-3
+        np.testing.assert_allclose(answers, wanted, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(served[head], wanted, atol=1e-5, rtol=0)
+    assert scored.about["tta_flip"] and subject.from_export(str(version), "", batch_size=4).about["tta_flip"]
+    assert scored.about["parameters"] == model.count_params()
+    assert "the mean over the image and its mirror image" in (version / "model_card.md").read_text()
+
+
 def test_mixed_precision_is_exported_in_float32(tmp_path, sample_dataset):
     config = dataclasses.replace(small_models.CONFIG, precision="mixed_bfloat16")
     folder = small_models.write_workdir(

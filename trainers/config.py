@@ -105,6 +105,9 @@ class TrainConfig:
     cutout: float = _field(0.0, "largest side of the blackened rectangle, a fraction; 0 is off")
     mixup: float = _field(0.0, "alpha of mixup; 0 is off")
     cutmix: float = _field(0.0, "alpha of CutMix; 0 is off")
+    tta_flip: bool = _field(
+        False, "evaluation and export answer with the mean over an image and its mirror image, at twice the cost"
+    )
     augment_place: str = _field("pipeline", "where batches are augmented", choices=("pipeline", "device"))
 
     optimizer: str = _field("adam", "sgd has a momentum of 0.9", choices=("adam", "adamw", "sgd"))

@@ -174,6 +174,8 @@ def summary(metrics: dict) -> list[str]:
     """The scores as lines of text."""
     data, model = metrics["dataset"], metrics["model"]
     lines = [f"{model['name']} on {data['name']} {data['split']}: {data['evaluated']:,} examples"]
+    if model.get("tta_flip"):
+        lines.append("each answer is the mean over the image and its mirror image")
     if "expression" in metrics["heads"]:
         for name, protocol in metrics["expression"]["protocols"].items():
             lines.append(f"expression, protocol {name}: {protocol['title']}; {protocol['examples']:,} examples")

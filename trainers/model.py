@@ -88,6 +88,24 @@ def load(path: str, *, precision: str = "float32"):
     return rebuilt
 
 
+def answering(model, config: TrainConfig):
+    """The model that is scored and exported: with `tta_flip` the mean of what the trained one says of an image and of
+    its mirror image, else the trained one itself.
+
+    Args:
+      model: of `load`.
+      config: that it was trained with.
+    """
+    if not config.tta_flip:
+        return model
+    import keras
+
+    image = keras.Input(model.input_shape[1:], name="image", dtype=model.inputs[0].dtype)
+    both = [model(image), model(keras.ops.flip(image, axis=2))]
+    means = {head: keras.layers.Average(name=head)([answer[head] for answer in both]) for head in model.output}
+    return keras.Model(image, means, name=model.name)
+
+
 def initialise(model, config: TrainConfig) -> list[str]:
     """Fills a new model with the weights that the configuration names; `init` gives all that `weights` would.
 

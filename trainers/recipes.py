@@ -163,6 +163,7 @@ RECIPES = {
         contrast=0.25,
         mixup=0.2,
         cutmix=0.2,
+        tta_flip=True,
         optimizer="adamw",
         learning_rate=3e-3,
         schedule="cosine",

@@ -33,7 +33,7 @@ class Subject:
     Attributes:
       predictor: how it is called.
       keras: the Keras model; None for an exported one.
-      about: name, path, sha256, parameters, bytes, training_seconds, and, when known, recipe and backbone.
+      about: name, path, sha256, parameters, bytes, training_seconds, and, when known, recipe, backbone and tta_flip.
       classes: names of those that it can predict.
       trained_on: "dataset" of its `environment.json`; None when nobody knows.
       history: the rows of its `history.csv`; () when nobody knows.
@@ -60,7 +60,8 @@ def from_workdir(workdir: str, *, batch_size: int) -> Subject:
     if not os.path.isfile(path):
         raise DataError(f"{path} is missing; the training in {workdir} has not come to the end of an epoch yet")
     model = models.load(path, precision="float32")
-    return _subject(prediction.from_keras(model, batch_size=batch_size), model, path, workdir, environment)
+    answering = models.answering(model, leakage.read_config(workdir))
+    return _subject(prediction.from_keras(answering, batch_size=batch_size), model, path, workdir, environment)
 
 
 def from_export(folder: str, workdir: str, *, batch_size: int) -> Subject:
@@ -122,12 +123,13 @@ def _subject(
     classes, trained_on, ancestors, history = EXPRESSIONS, None, (), ()
     if workdir:
         config = leakage.read_config(workdir)
-        about |= {"recipe": config.recipe, "backbone": config.backbone, "training_seconds": _logged_seconds(workdir)}
+        about |= {name: getattr(config, name) for name in ("recipe", "backbone", "tta_flip")}
+        about["training_seconds"] = _logged_seconds(workdir)
         classes = EXPRESSIONS[: config.num_classes]
         trained_on, ancestors = environment["dataset"], leakage.ancestors(config)
         history = files.read_history(os.path.join(workdir, "history.csv"))
     elif described:
-        about |= {name: described[name] for name in ("recipe", "backbone")}
+        about |= {name: described[name] for name in ("recipe", "backbone", "tta_flip") if name in described}
         classes = EXPRESSIONS[: described["num_classes"]]
         trained_on = described["dataset"] | {"folder": ""}
         ancestors = tuple(
