@@ -7,11 +7,10 @@ import numpy as np
 import simplejpeg
 import tensorflow as tf
 
-from datasets import labels, preprocessing, sample_faces
+from datasets import faults, labels, preprocessing, sample_faces
 from datasets.input_pipeline import make_eval
 from datasets.selection import Selection
 from pipeline.records import EXPRESSIONS
-from trainers import prediction
 
 #: Sides of the drawn ones, in turn: smaller, larger, not square after the cut.
 _DRAWN_SIDES = (48, 112, 224, 300)
@@ -40,8 +39,8 @@ def of_split(folder: str | os.PathLike, split: str, *, size: int, count: int) ->
     """
     selection = Selection(os.fspath(folder), split, None)
     rows = np.arange(min(count, selection.count))
-    with prediction.data_faults():
-        batch = next(iter(make_eval(os.fspath(folder), split, batch_size=len(rows), image_size=size)))
+    with faults.explained():
+        batch = next(iter(make_eval(selection, batch_size=len(rows), image_size=size)))
     encoded = labels.parse(tf.constant(selection.read(rows)))["image"].numpy().tolist()
     return Faces(encoded, batch["image"].numpy(), f"{len(rows)} faces of {split}")
 

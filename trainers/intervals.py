@@ -11,8 +11,10 @@ import numpy as np
 
 LEVEL = 0.95
 RESAMPLES = 1000
-#: Weights in memory together: 8 MB.
+#: Weights in memory together: 8 MB, and what is computed from them takes five times as much.
 _CHUNK = 2**20
+#: Resamples whose share of that memory is left to the examples themselves: the tables of `weighted` take 80 bytes each.
+_LEFT_FREE = 2
 #: An interval needs this part of the resamples to have the figure at all.
 _ENOUGH = 0.5
 
@@ -49,7 +51,7 @@ def interval(values: np.ndarray) -> tuple[float, float] | None:
 
 def _draws(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each resample draws each example: float64 [count, some], `resamples` columns in all."""
-    at_once = max(_CHUNK // count, 1)
+    at_once = max(_CHUNK // count - _LEFT_FREE, 1)
     for first in range(0, resamples, at_once):
         columns = range(first, min(first + at_once, resamples))
         weights = np.empty((count, len(columns)))

@@ -4,10 +4,8 @@ Every call has the same shape: the last batch is filled up, and what fills it is
 lets the libraries choose other kernels, which round otherwise.
 """
 
-import contextlib
 import dataclasses
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -15,11 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from datasets import labels, preprocessing
+from datasets import faults, labels, preprocessing
 from datasets.input_pipeline import make_eval
 from datasets.labels import HEADS
 from datasets.selection import Selection
-from pipeline.errors import DataError, EnvironmentFault, UsageError
+from pipeline.errors import DataError, UsageError
 from pipeline.records import EXPRESSIONS
 
 #: How far the sum of eight probabilities may be from 1: half precision leaves about this much.
@@ -176,7 +174,7 @@ def predict(
     else:
         batches = _read(predictor, selection, np.arange(count) if rows is None else rows)
     first = 0
-    with data_faults():
+    with faults.explained():
         for batch in batches:
             ids = [identifier.decode() for identifier in batch["id"]]
             part = slice(first, first + len(ids))
@@ -226,26 +224,6 @@ def checked(head: str, values: np.ndarray, ids: Sequence[str]) -> np.ndarray:
                 f"{values[row].tolist()}; the model is broken, or its training went wrong"
             )
     return values if head == "expression" else values[:, 0]
-
-
-@contextlib.contextmanager
-def data_faults() -> Iterator[None]:
-    """Raises what lies behind TensorFlow's errors: those of reading reach us as text within one of its own.
-
-    Raises:
-      DataError: a record is damaged.
-      EnvironmentFault: a device has no memory left.
-    """
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        raise EnvironmentFault(
-            f"no memory is left on the device; take a smaller --batch_size ({error.message[:200]})"
-        ) from None
-    except tf.errors.OpError as error:
-        if found := re.search(r"DataError: (.*)", error.message):
-            raise DataError(found[1]) from None
-        raise
 
 
 def _read(predictor: Predictor, selection: Selection, rows: np.ndarray) -> Iterator[dict]:

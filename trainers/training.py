@@ -13,7 +13,6 @@ import dataclasses
 import math
 import os
 import platform
-import re
 import signal
 import sys
 import time
@@ -24,8 +23,8 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from datasets import augmentation
-from pipeline.errors import DataError, EnvironmentFault
+from datasets import augmentation, faults
+from pipeline.errors import DataError
 from pipeline.records import EXPRESSIONS
 from trainers import devices, guards, metrics, monitoring, schedules, streams
 from trainers import model as models
@@ -70,14 +69,18 @@ def train(
     with place.locked():
         data = streams.Streams(config)
         place.check(config, data.digest)
-        with guards.listening() as heard, guards.Watchdog(config.stall_minutes) as watchdog:
+        with (
+            faults.explained(), guards.listening() as heard, guards.Watchdog(config.stall_minutes) as watchdog,
+        ):  # fmt: skip
+            run = _Run(config, place, data, say, show_progress, heard, watchdog)
+            run.introduce(began)
             try:
-                run = _Run(config, place, data, say, show_progress, heard, watchdog)
-                run.introduce(began)
-                with contextlib.closing(run):
-                    run.go()
-            except tf.errors.OpError as error:
-                raise _explained(error) from None
+                run.go()
+            except BaseException:
+                with contextlib.suppress(tf.errors.OpError):  # what went wrong before says more
+                    run.close()
+                raise
+            run.close()
 
 
 class _Asked(Exception):
@@ -332,15 +335,6 @@ class _Run:
             "heads": list(self.config.heads),
             "class_names": list(EXPRESSIONS),
         }
-
-
-def _explained(error: tf.errors.OpError) -> Exception:
-    """The fault behind what TensorFlow raises: errors of the input pipeline reach us as text within one of its own."""
-    if found := re.search(r"DataError: (.*)", error.message):
-        return DataError(found[1])
-    if isinstance(error, tf.errors.ResourceExhaustedError):
-        return EnvironmentFault(f"no memory is left on the device; take a smaller --batch_size ({error.message[:200]})")
-    return error
 
 
 def _without_id(batch: dict) -> dict:
