@@ -66,7 +66,7 @@ bench: $(INSTALLED)
 
 lock: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip compile setup.py --extra dev --universal --python-version 3.11 --upgrade -o requirements.lock
+	$(BIN)/uv pip compile setup.py --extra dev --extra litert --extra onnx --universal --python-version 3.11 --upgrade -o requirements.lock
 
 clean:
 	rm -rf .venv .cache demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

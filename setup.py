@@ -50,7 +50,8 @@ setup(
     extras_require={
         "gpu": ["tensorflow[and-cuda]>=2.19,<3"],
         # What `python -m export.export_model --format=litert,onnx` makes and scores its files with.
-        "litert": ["ai-edge-litert>=2.0"],
+        # backports.strenum, a need of it: newer ones refuse Python 3.11, and what makes the lock does not see that.
+        "litert": ["ai-edge-litert>=2.0", "backports.strenum<1.3"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.16.1"],
         # dill: an undeclared need of tfds.testing.
         "dev": ["dill>=0.3.8", "hypothesis>=6.100", "pytest>=8", "ruff>=0.9"],
