@@ -192,7 +192,13 @@ def reference_chain(image, numbers: dict, config: AugmentConfig) -> np.ndarray:
 )
 def test_chain_equals_reference(images, seeds, config):
     numbers = {name: value.numpy() for name, value in batch.by_name(batch.draw(tf.constant(seeds), config)).items()}
-    got = augmentation.augment_batch({"image": tf.constant(images)}, config, seeds)["image"].numpy()
+    given = labelled(images)
+    augmented = augmentation.augment_batch(given, config, seeds)
+    for name in given.keys() - {"image", "landmarks", "mask"}:
+        np.testing.assert_array_equal(augmented[name], given[name], err_msg=name)
+    for head, mask in given["mask"].items():
+        np.testing.assert_array_equal(augmented["mask"][head], mask)
+    got = augmented["image"].numpy()
     assert got.dtype == np.uint8
     for index in range(BATCH):
         of_this = {name: value[index] for name, value in numbers.items()}
@@ -279,6 +285,11 @@ def test_landmarks_follow_the_pixels(seeds):
         np.testing.assert_allclose(moved, [x, y], atol=0.15)
     unknown = geometry.move_landmarks(tf.constant(points * np.nan), geometry.flip(tf.constant(mirrored), WIDTH))
     assert np.isnan(unknown).all()
+    there = np.arange(BATCH) % 2
+    given = {"landmarks": tf.constant(points * there[:, None, None], tf.float32), "image": tf.constant(dots)}
+    given["has_landmarks"] = tf.constant(there, tf.float32)
+    kept = augmentation.augment_batch(given, config, seeds)["landmarks"]
+    np.testing.assert_array_equal(kept, got["landmarks"] * there[:, None, None])
 
 
 def test_a_mirrored_face_keeps_its_order():
@@ -312,18 +323,31 @@ def test_mixed_labels_follow_the_rule():
     assert mixed["expression_probs"][2].numpy().sum() == 0 and mixed["mask"]["expression"][2] == 0
 
 
-def test_class_weights_weigh_the_targets():
-    """With "weights" beside or instead of "mask", they are what the rule calls masks; both are mixed."""
-    given = labelled(np.zeros((2, 8, 8, 3), np.uint8))
-    given["weights"] = {head: tf.constant([3.0, 1.0]) for head in given["mask"]}
-    order, shares = tf.constant([1, 0]), tf.constant([0.5, 0.5])
-    mixed = mixing.mix_labels(given, order, shares)
-    expected = (3 * given["valence"][0] + given["valence"][1]) / 4
-    np.testing.assert_allclose(mixed["valence"], [expected, expected], rtol=1e-6)
-    np.testing.assert_allclose(mixed["weights"]["arousal"], [2, 2])
-    np.testing.assert_allclose(mixed["mask"]["arousal"], [1, 1])
-    del given["mask"]
-    np.testing.assert_allclose(mixing.mix_labels(given, order, shares)["valence"], mixed["valence"])
+def test_mixup_equals_keras_cv(images, monkeypatch):
+    """With the same partners and shares."""
+    order, shares = np.roll(np.arange(BATCH), 2), np.linspace(0, 1, BATCH, dtype=np.float32)
+    given, layer = labelled(images), keras_cv_layer("MixUp")
+    monkeypatch.setattr(tf.random, "shuffle", lambda *_, **__: tf.constant(order))
+    monkeypatch.setattr(layer, "_sample_from_beta", lambda *_: tf.constant(shares))
+    expected = layer({"images": tf.constant(images, tf.float32), "labels": given["expression_probs"]})
+    mixed = mixing.blend(given["image"], tf.gather(given["image"], order), tf.constant(shares))
+    assert_close(mixed, expected["images"])
+    targets = mixing.mix_labels(given, tf.constant(order), tf.constant(shares))["expression_probs"]
+    np.testing.assert_allclose(targets, expected["labels"], atol=1e-6)
+
+
+def test_cutmix_equals_keras_cv(images, monkeypatch):
+    """With the same partners, areas and centres; it differs on purpose in the share of a rectangle that is clipped."""
+    order, areas = np.roll(np.arange(BATCH), 2), np.linspace(0, 1, BATCH, dtype=np.float32)
+    u_x, u_y = np.random.default_rng(3).uniform(size=(2, BATCH)).astype(np.float32)
+    centres = iter([tf.cast(u_y * HEIGHT, tf.int32), tf.cast(u_x * WIDTH, tf.int32)])
+    layer = keras_cv_layer("CutMix")
+    monkeypatch.setattr(tf.random, "shuffle", lambda *_, **__: tf.constant(order))
+    monkeypatch.setattr(tf.random, "uniform", lambda *_, **__: next(centres))
+    monkeypatch.setattr(layer, "_sample_from_beta", lambda *_: tf.constant(areas))
+    expected = layer._cutmix(tf.constant(images, tf.float32))[0]
+    pasted = mixing.cutmix_rectangle(tf.constant(areas), tf.constant(u_x), tf.constant(u_y), HEIGHT, WIDTH)
+    np.testing.assert_array_equal(tf.where(pasted, tf.gather(images, order), images), expected)
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix", "both"])
@@ -363,6 +387,24 @@ def test_cutout_equals_keras_cv(images):
     names = ("centre_x", "centre_y", "heights", "widths")
     drawn = {name: tf.constant(value, tf.float32) for name, value in zip(names, whole.values())}
     np.testing.assert_array_equal(batch.cut_out(tf.constant(images), drawn), expected)
+
+
+def test_cutout_draws_like_keras_cv():
+    """The same smallest and largest centres and sides, and the same distribution between."""
+    count = 4000
+    seeds = tf.constant(np.random.default_rng(0).integers(-(2**31), 2**31, (count, 2)), tf.int32)
+    uniform = batch.by_name(batch.draw(seeds, AugmentConfig(cutout=0.5)))
+    ours = batch.draw_cutout(uniform, 0.5, HEIGHT, WIDTH)
+    pictures = tf.zeros([count, HEIGHT, WIDTH, 1])
+    theirs = keras_cv_layer("RandomCutout", 0.5, 0.5, seed=1).get_random_transformation_batch(count, pictures)
+    for name, other in (
+        ("centre_x", "centers_x"), ("centre_y", "centers_y"), ("widths", "rectangles_width"),
+        ("heights", "rectangles_height"),
+    ):  # fmt: skip
+        found, expected = ours[name].numpy(), theirs[other].numpy()
+        assert found.min() == expected.min() and found.max() == expected.max(), name
+        places = [0.25, 0.5, 0.75]
+        np.testing.assert_allclose(np.quantile(found, places), np.quantile(expected, places), atol=1.5, err_msg=name)
 
 
 @pytest.mark.parametrize("name", rand_augment.TRANSFORMS)
@@ -438,6 +480,13 @@ def test_layers_hold_the_same_transforms(images, seeds, policy):
     np.testing.assert_allclose(value["keypoints"], expected["landmarks"], atol=1e-3)
     with pytest.raises(ValueError, match="seeds"):
         chain[0]({"images": tf.constant(images)})
+    unmoved = {
+        "bounding_boxes": {"boxes": tf.zeros([BATCH, 1, 4]), "classes": tf.zeros([BATCH, 1])},
+        "segmentation_masks": tf.zeros([BATCH, HEIGHT, WIDTH, 1]),
+    }
+    for name, target in unmoved.items():
+        with pytest.raises(ValueError, match=f"{type(chain[1]).__name__} does not move {name}; give .*keypoints"):
+            chain[1]({"images": tf.constant(images), "seeds": tf.constant(seeds), name: target})
 
 
 def test_sizes_that_cannot_be():

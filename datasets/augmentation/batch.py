@@ -15,7 +15,7 @@ DRAWS = (
 )  # fmt: skip
 #: 30 % faster than a whole batch of 128 faces of 224 pixels; 8 and 32 are slower.
 BLOCK = 16
-_LABELS = ("expression", "expression_probs", "valence", "arousal", "mask", "weights")
+_LABELS = ("expression", "expression_probs", "valence", "arousal", "mask")
 
 
 def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor) -> dict:
@@ -28,8 +28,9 @@ def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor) -> dict:
 
     Args:
       batch: "image" uint8 [B, H, W, 3] with H and W known, from 2 to 1024. For mixup and CutMix also "expression",
-        "expression_probs", "valence", "arousal", and "mask" or "weights" as `mixing.mix_labels` has them. "landmarks"
-        float32 [B, 68, 2] follow the geometry; mixing leaves them. What else is there is passed through.
+        "expression_probs", "valence", "arousal" and "mask" as `mixing.mix_labels` has them. "landmarks" float32
+        [B, 68, 2] follow the geometry; mixing leaves them, and where "has_landmarks" float32 [B] is 0 they become
+        zeros. What else is there is passed through.
       config: what to do.
       seeds: int32 [B, 2], one per example.
 
@@ -52,11 +53,13 @@ def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor) -> dict:
         images = cut_out(images, draw_cutout(uniform, config.cutout, height, width))
     augmented = dict(batch)
     if config.mixup or config.cutmix:
-        labels = {name: batch[name] for name in _LABELS if name in batch}
+        labels = {name: batch[name] for name in _LABELS}
         images, labels = _mix(images, labels, uniform, config.mixup, config.cutmix)
         augmented |= labels
     if landmarks is not None and moved:
         augmented["landmarks"] = geometry.move_landmarks(landmarks, geometry.compose(*moved))
+        if "has_landmarks" in batch:
+            augmented["landmarks"] *= batch["has_landmarks"][:, tf.newaxis, tf.newaxis]
     return augmented | {"image": images}
 
 

@@ -62,3 +62,8 @@ class AugmentConfig:
     def geometric(self) -> bool:
         """Whether the chain of flip, rotation, zoom and translation moves a pixel."""
         return bool(self.flip or self.rotation or self.zoom or self.translation)
+
+    @property
+    def resamples(self) -> bool:
+        """Whether images go through `geometry.warp`, which limits their size."""
+        return bool(self.geometric or self.brightness or self.contrast or self.rand_augment)

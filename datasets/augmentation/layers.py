@@ -39,6 +39,12 @@ class SeededAugmentation(keras_cv.layers.VectorizedBaseImageAugmentationLayer):
         """As keras-cv's, which would not pass the seeds on."""
         if "seeds" not in inputs:
             raise ValueError(f'{type(self).__name__} needs {{"images": …, "seeds": int32 [B, 2]}}, not {list(inputs)}')
+        for name in ("bounding_boxes", "segmentation_masks"):
+            if name in inputs:
+                raise ValueError(
+                    f'{type(self).__name__} does not move {name}; give {{"images": …, "seeds": …}}, with "keypoints" '
+                    'and "labels" if you like'
+                )
         images = inputs["images"]
         transformations = self.get_random_transformation_batch(
             tf.shape(images)[0], images=images, seeds=inputs["seeds"]

@@ -56,18 +56,16 @@ def mix_labels(batch: dict, order: tf.Tensor, shares: tf.Tensor) -> dict:
 
     Args:
       batch: "expression" int32 [B], "expression_probs" float32 [B, 8], "valence" and "arousal" float32 [B], and the
-        masks of the heads as a dict of float32 [B], under "mask" or (with class weights in them) "weights".
+        masks of the heads, "mask", as a dict of float32 [B].
       order: int32 [B], the partner of each example.
       shares: float32 [B], of the example itself.
 
     Returns:
       A dict of the same. `expression` is that of the heavier of the two; `expression_probs` is the mixed target.
     """
-    mixed = {}
-    for name in ("mask", "weights"):
-        if name in batch:
-            own, other = _weights(batch[name], order, shares)
-            mixed[name] = {head: own[head] + other[head] for head in own}
+    own = {head: shares * mask for head, mask in batch["mask"].items()}
+    other = {head: (1 - shares) * tf.gather(mask, order) for head, mask in batch["mask"].items()}
+    mixed = {"mask": {head: own[head] + other[head] for head in own}}
     for target, head in (("expression_probs", "expression"), ("valence", "valence"), ("arousal", "arousal")):
         shape = [-1] + [1] * (len(batch[target].shape) - 1)
         w_a, w_b = tf.reshape(own[head], shape), tf.reshape(other[head], shape)
@@ -76,8 +74,3 @@ def mix_labels(batch: dict, order: tf.Tensor, shares: tf.Tensor) -> dict:
     heavier = own["expression"] >= other["expression"]
     mixed["expression"] = tf.where(heavier, batch["expression"], tf.gather(batch["expression"], order))
     return mixed
-
-
-def _weights(masks: dict, order: tf.Tensor, shares: tf.Tensor) -> tuple[dict, dict]:
-    own = {head: shares * mask for head, mask in masks.items()}
-    return own, {head: (1 - shares) * tf.gather(mask, order) for head, mask in masks.items()}
