@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 import sklearn.metrics
 
+from benchmarks import metrics as independent
 from pipeline.errors import UsageError
 from pipeline.records import EXPRESSIONS
 from trainers import intervals, protocols, scores, weighted
@@ -174,6 +175,30 @@ def test_a_missing_class_has_no_figure_but_predicting_it_is_wrong():
     assert figures["roc_auc"] == pytest.approx(
         np.mean([sklearn.metrics.roc_auc_score(truth == index, probabilities[:, index]) for index in (0, 1, 2)])
     )
+
+
+CASES = {
+    "more examples than scikit-learn is given at once": lambda: drawn(5000),
+    "hundreds of equal scores": lambda: drawn(300, decimals=1),
+    "a missing class": lambda: drawn(200, classes=[0, 0, 0, 1, 2]),
+    "one class": lambda: drawn(20, classes=[3]),
+    "one example": lambda: drawn(1),
+    "constant predictions": lambda: (np.array([0, 0, 0, 1, 2]), np.tile(np.float32([0.4, 0.3, 0.3] + 5 * [0]), (5, 1))),
+    "one class, always right": lambda: (np.full(5, 3), np.tile(np.eye(8, dtype=np.float32)[3], (5, 1))),
+    "always wrong": lambda: (np.array([0, 0, 1]), np.eye(8, dtype=np.float32)[[1, 1, 0]]),
+}
+
+
+@pytest.mark.parametrize("skew_normalised", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_every_figure_against_an_independent_value(case, skew_normalised):
+    truth, probabilities = CASES[case]()
+    expected = independent.classification(truth, probabilities, skew_normalised=skew_normalised)
+    assert len(expected) == len(scores.CLASSIFICATION) + len(scores.PER_CLASS) * len(np.unique(truth))
+    figures = scores.classification(truth, probabilities, skew_normalised=skew_normalised)
+    assert figures == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    forms, once = weighted.Classification(truth, probabilities), np.ones((len(truth), 1))
+    same(forms(forms.skew_normalised(once) if skew_normalised else once), expected)
 
 
 def same(figures: dict, expected: dict, column: int = 0) -> None:

@@ -102,10 +102,13 @@ def mask(probabilities: np.ndarray, masked: Sequence[int]) -> np.ndarray:
         return probabilities
     rest = probabilities.copy()
     rest[:, masked] = 0
-    total = rest.sum(1, keepdims=True)
+    total = rest.sum(1)
     equal = np.ones(rest.shape[1], rest.dtype)
     equal[list(masked)] = 0
-    return np.where(total > 0, rest / np.where(total > 0, total, 1), equal / equal.sum())
+    rest[total == 0] = equal
+    # In place: a second copy of all would be memory for nothing.
+    rest /= np.where(total > 0, total, equal.sum())[:, None]
+    return rest
 
 
 def _classes(name: str, model_classes: Sequence[str], data_classes: Sequence[str]) -> tuple[int, ...]:

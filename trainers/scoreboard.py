@@ -25,29 +25,12 @@ def expression(
       model_classes, data_classes: as in `protocols.view`.
       resamples, seed: of the intervals; 0 resamples is none.
     """
+    classes = {"model_classes": model_classes, "data_classes": data_classes}
     found = {}
-    for name, title in protocols.PROTOCOLS.items():
-        view = protocols.view(name, truth, probabilities, model_classes=model_classes, data_classes=data_classes)
-        if not len(view.rows):
-            continue
-        forms = weighted.Classification(view.truth, view.probabilities)
-        predicted = view.probabilities.argmax(1).astype(np.int8)
-        found[name] = {
-            "title": title,
-            "classes": [EXPRESSIONS[index] for index in view.classes],
-            "absent": list(view.absent),
-            "mapping": list(view.mapping),
-            "examples": len(view.rows),
-        }
-        for kind, weigh in (("plain", lambda weights: weights), ("skew_normalised", forms.skew_normalised)):
-            figures = scores.classification(view.truth, view.probabilities, skew_normalised=kind == "skew_normalised")
-            found[name][kind] = _table(
-                figures,
-                lambda weights, forms=forms, weigh=weigh: forms(weigh(weights)),
-                {figure: _examples(figure, view.truth, predicted) for figure in figures},
-                resamples,
-                seed,
-            )
+    for name in protocols.PROTOCOLS:
+        # A protocol's copies are gone before the next one makes its own.
+        if protocols.counted(name, truth, **classes).any():
+            found[name] = _protocol(protocols.view(name, truth, probabilities, **classes), resamples, seed)
     return found
 
 
@@ -74,8 +57,31 @@ def figure(value: float, resampled: np.ndarray | None, examples: int) -> dict:
     return {"value": value if np.isfinite(value) else None, "low": low, "high": high, "examples": examples}
 
 
+def _protocol(view: protocols.View, resamples: int, seed: int) -> dict:
+    forms = weighted.Classification(view.truth, view.probabilities)
+    predicted = view.probabilities.argmax(1).astype(np.int8)
+    found = {
+        "title": protocols.PROTOCOLS[view.name],
+        "classes": [EXPRESSIONS[index] for index in view.classes],
+        "absent": list(view.absent),
+        "mapping": list(view.mapping),
+        "examples": len(view.rows),
+    }
+    for kind, weigh in (("plain", lambda weights: weights), ("skew_normalised", forms.skew_normalised)):
+        figures = scores.classification(view.truth, view.probabilities, skew_normalised=kind == "skew_normalised")
+        found[kind] = _table(
+            figures,
+            lambda weights, weigh=weigh: forms(weigh(weights)),
+            {figure: _examples(figure, view.truth, predicted) for figure in figures},
+            resamples,
+            seed,
+        )
+    return found
+
+
 def _examples(name: str, truth: np.ndarray, predicted: np.ndarray) -> int:
-    """What a figure is a mean over: precision over what was predicted, others of a class over its examples."""
+    """The number beside a figure: examples; of a class's precision, what was predicted to be of it; of its other
+    figures, its own examples, although F1 also counts what was taken for it, and ROC and PR AUC all others."""
     kind, _, expression = name.partition("/")
     if not expression:
         return len(truth)

@@ -34,8 +34,9 @@ class Classification:
         self._cell = (truth * _CLASSES + predicted).astype(np.int8)
         self._bin = scores.calibration_bin(confidence).astype(np.int8)
         self._gap = confidence - (predicted == truth)
-        self._loss = scores.log_loss(truth, probabilities)
-        self._top2 = scores.in_top2(truth, probabilities)
+        own = np.take_along_axis(probabilities, truth[:, None].astype(np.int64), 1)
+        self._loss = _log_loss(own[:, 0])
+        self._top2 = _in_top2(truth, own, probabilities)
         self._rankings = [_Ranking(truth == index, probabilities[:, index]) for index in self.classes]
 
     def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -168,6 +169,19 @@ class _Ranking:
         pr = (own * precision).sum(0) / positives
         known = (positives > 0) & (negatives > 1e-9 * every[-1])
         return np.where(known, roc, np.nan), np.where(known, pr, np.nan)
+
+
+def _log_loss(own: np.ndarray) -> np.ndarray:
+    """float64 [N]: -log of the true class's probability [N], which counts as 2.2e-16 at least, as in scikit-learn."""
+    epsilon = np.finfo(np.float64).eps
+    return -np.log(np.clip(own.astype(np.float64), epsilon, 1 - epsilon))
+
+
+def _in_top2(truth: np.ndarray, own: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """bool [N]: fewer than two classes go before the true one, whose probability is `own` [N, 1]; of equally probable
+    ones the first goes before."""
+    ahead = (probabilities > own) | ((probabilities == own) & (np.arange(probabilities.shape[1]) < truth[:, None]))
+    return ahead.sum(1) < 2
 
 
 def _running_sum(rows: np.ndarray) -> np.ndarray:
