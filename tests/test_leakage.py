@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import types
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from datasets.selection import Selection
@@ -71,6 +73,13 @@ def test_the_same_images_under_other_names_are_found(sample_faces_dir, sample_da
     # The other way round, the model knows one class alone.
     trained_on = environment(other, train="test", validation="test")
     assert leakage.check(Selection(sample_dataset, "test", None), trained_on)["trained_classes"] == ["happy"]
+
+
+def test_votes_without_a_majority_teach_a_class_too():
+    shares = np.zeros((3, 8), np.float32)
+    shares[0, 1], shares[1, [0, 7]] = 1, 0.5
+    train = types.SimpleNamespace(column={"expression_probs": pa.chunked_array([pa.array(list(shares))])}.get)
+    assert leakage._classes(train) == ["neutral", "happy", "contempt"]
 
 
 def test_what_cannot_be_checked_is_refused(sample_dataset, tmp_path):

@@ -113,8 +113,8 @@ def check(
     Returns:
       What was found, for `metrics.json`: method, checked, reason (why not), started_from (names of the ancestors),
       shared_with_train, shared_with_validation, shared_with_ancestors (numbers of images, None when unchecked),
-      allowed, and trained_classes, the names of those that the training split has an example of (all eight when
-      unchecked).
+      allowed, and trained_classes, the names of those that an example of the training split is of or has votes for (all
+      eight when unchecked).
 
     Raises:
       DataError: there is a leak, or it cannot be checked, and it is not allowed.
@@ -208,8 +208,9 @@ def _sources(config: TrainConfig) -> list[str]:
 
 
 def _classes(train: Selection) -> list[str]:
-    known, weights = np.unique(train.expression), train.class_weights(1.0)  # which count votes without a majority, too
-    return [name for index, name in enumerate(EXPRESSIONS) if index in known or weights[index]]
+    """What the split teaches: the shares are the targets of training, also where no class has a majority."""
+    shares = train.column("expression_probs").combine_chunks().flatten().to_numpy().reshape(-1, len(EXPRESSIONS))
+    return [name for name, taught in zip(EXPRESSIONS, (shares > 0).any(0)) if taught]
 
 
 def _shared(selection: Selection, other: Selection) -> list[str]:
