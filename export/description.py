@@ -24,24 +24,24 @@ _DATASET = ("name", "digest", "train_split", "validation_split", "examples")
 
 def write(
     folder: Path,
-    workdir: Path,
     *,
     model: keras.Model,
     config: TrainConfig,
     environment: Mapping,
     conversion: Mapping,
     parity: Mapping,
+    scores: Mapping | None,
     forms: Sequence[Row],
 ) -> None:
     """Writes the three files; no path of this machine is in them.
 
     Args:
       folder: of the version.
-      workdir: of the training, with its evaluation.
       model: what was exported.
       config, environment: of the training.
       conversion: the settings that its dataset was made with; {} when nobody knows.
       parity: the faces that were asked, and the largest differences.
+      scores: of `model_card.scores`.
       forms: the table of the smaller forms; may be empty.
     """
     document = {
@@ -62,7 +62,7 @@ def write(
         ],
         "conversion": conversion,
         "parity": parity,
-        "scores": model_card.scores(workdir),
+        "scores": scores,
         "forms": [_without_nan(row) for row in forms],
         "versions": {
             "training": environment["versions"],

@@ -9,6 +9,8 @@ Exit codes: 0 done, 1 wrong usage, 3 nothing was trained there, 4 the machine is
 """
 
 import os
+import signal
+import sys
 
 from absl import flags, logging
 
@@ -26,6 +28,8 @@ def main() -> None:
 
 
 def _export() -> None:
+    # As an exception, so that half a version is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # Libraries' remarks on how they were built and what they open; their errors come as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)
@@ -38,8 +42,9 @@ def _export() -> None:
         formats=values.format,
         dataset_dir=os.path.expanduser(values.dataset_dir),
         margins=smaller_forms.Margins(values.max_accuracy_loss, values.max_ccc_loss),
+        say=command.say,
     )
-    print(f"exported    {folder}")
+    command.say(f"exported    {folder}")
 
 
 if __name__ == "__main__":

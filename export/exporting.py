@@ -8,20 +8,23 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from datasets.selection import Selection
-from export import description, faces, parity, serving, smaller_forms, versions
+from export import description, faces, model_card, parity, serving, smaller_forms, versions
 from export.smaller_forms import Margins
 from pipeline import publishing
-from pipeline.errors import DataError, EnvironmentFault, UsageError
+from pipeline.errors import DataError, UsageError
+from pipeline.staging import file_digest
 from trainers import leakage, prediction
 from trainers import model as models
 
 FORMATS = ("saved_model", *smaller_forms.FORMATS)
 #: Faces that the export is checked with, in one batch.
 CHECKED_FACES = 32
+_LOADS = 3
 
 
 def export_model(
@@ -59,8 +62,9 @@ def export_model(
     dataset, missing = _dataset(trained_on, dataset_dir)
     if smaller and not dataset:
         raise DataError(f"{missing}; --format={','.join(smaller)} needs it, to score what it makes: give --dataset_dir")
+    model, sha256 = _load(workdir)
     with tf.device("CPU"):
-        model = models.answering(models.load(str(workdir)), config)
+        model = models.answering(model, config)
     if dataset:
         asked = faces.of_split(dataset, trained_on["validation_split"], size=size, count=CHECKED_FACES)
     else:
@@ -68,7 +72,7 @@ def export_model(
         asked = faces.drawn(size=size, count=CHECKED_FACES)
 
     with versions.new_version(workdir / "export") as (folder, final):
-        _save(model, folder)
+        serving.save(model, folder)
         differences = parity.check(model, folder, asked)
         say(
             f"parity      {asked.source}, in a fresh process: serving_default differs by "
@@ -84,8 +88,8 @@ def export_model(
             for line in smaller_forms.table(rows):
                 say(line)
         description.write(
-            folder, workdir, model=model, config=config, environment=environment, conversion=_conversion(dataset),
-            parity={"faces": asked.source, **differences}, forms=rows,
+            folder, model=model, config=config, environment=environment, conversion=_conversion(dataset),
+            parity={"faces": asked.source, **differences}, scores=model_card.scores(workdir, sha256=sha256), forms=rows,
         )  # fmt: skip
     return final
 
@@ -100,13 +104,20 @@ def _smaller(formats: Sequence[str]) -> list[str]:
     return smaller
 
 
-def _save(model, folder: Path) -> None:
-    try:
-        serving.save(model, folder)
-    except tf.errors.OpError as error:  # TensorFlow's own file system has no errno
-        raise EnvironmentFault(
-            f"{folder.parent} cannot be written: {error.message}; check the disk's space, then export again"
-        ) from None
+def _load(workdir: Path) -> tuple[keras.Model, str]:
+    """The best model, and the sha256 of its file.
+
+    Raises:
+      DataError: there is none, or a training that still runs replaces it faster than it is read.
+    """
+    path = workdir / models.BEST
+    for _ in range(_LOADS):
+        sha256 = file_digest(path) if path.is_file() else ""
+        with tf.device("CPU"):
+            model = models.load(str(workdir))
+        if file_digest(path) == sha256:
+            return model, sha256
+    raise DataError(f"{path} was replaced while it was read, {_LOADS} times; export again once the training rests")
 
 
 def _dataset(trained_on: dict, dataset_dir: str) -> tuple[str, str]:

@@ -8,9 +8,7 @@ import jinja2
 
 from pipeline.errors import DataError
 from pipeline.records import EXPRESSIONS
-from pipeline.staging import file_digest
 from trainers import evaluation_files
-from trainers import model as models
 from trainers import scores as figures
 
 _OUTPUTS = {
@@ -25,36 +23,44 @@ _GUARD = (
 )  # fmt: skip
 
 
-def scores(workdir: Path) -> dict | None:
-    """What `trainers.evaluate` has left in a work directory about its `best.keras`, all classes; None when nothing.
+def scores(workdir: Path, *, sha256: str) -> dict | None:
+    """What `trainers.evaluate` has left in a work directory about a model, all classes; None when nothing.
+
+    Args:
+      workdir: of the training.
+      sha256: of the `best.keras` that was loaded; a training that still runs may have replaced it since.
 
     Returns:
-      dataset, guard (without its reason), intervals and protocol as in `metrics.json`; `figures`, by their names for
-      people, each with value, low and high; `per_class`, the figures of each class, named by `class_figures`.
+      dataset, guard (without its reason), intervals and protocol as in `metrics.json`; `protocol_title`, None without
+      an expression; `figures`, by their names for people, each with value, low, high and examples; `per_class`, the
+      examples of each class, and its figures, named by `class_figures`.
     """
     try:
         metrics = evaluation_files.read_metrics(str(workdir / "eval"))
     except DataError:
         return None
-    if metrics["model"].get("sha256") != file_digest(workdir / models.BEST) or metrics["only"]:
+    if metrics["model"].get("sha256") != sha256 or metrics["only"]:
         return None
-    shown, per_class = {}, {}
+    shown, per_class, title = {}, {}, None
     if "expression" in metrics["heads"]:
         protocol = metrics["expression"]["protocols"][metrics["protocol"]]
-        plain = protocol["plain"]
-        shown |= {title: plain[name] for name, title in figures.CLASSIFICATION.items() if name in plain}
-        per_class = {
-            label: [plain.get(f"{name}/{label}", {"value": None})["value"] for name in figures.PER_CLASS]
-            for label in protocol["classes"]
-        }
+        plain, title = protocol["plain"], protocol["title"]
+        shown |= {called: plain[name] for name, called in figures.CLASSIFICATION.items() if name in plain}
+        for label in protocol["classes"]:
+            own = {name: plain.get(f"{name}/{label}", {"value": None, "examples": 0}) for name in figures.PER_CLASS}
+            values = [figure["value"] for figure in own.values()]
+            per_class[label] = {"examples": own["recall"]["examples"], "figures": values}
     for head in ("valence", "arousal"):
         if head in metrics["heads"]:
             own = metrics[head]["figures"]
-            shown |= {f"{head} {title}": own[name] for name, title in figures.REGRESSION.items() if name in own}
+            shown |= {f"{head} {called}": own[name] for name, called in figures.REGRESSION.items() if name in own}
     kept = {name: metrics[name] for name in ("dataset", "intervals", "protocol")}
     # Its reason may name folders of this machine.
     kept["guard"] = {name: value for name, value in metrics["guard"].items() if name in _GUARD}
-    return kept | {"figures": shown, "class_figures": [*figures.PER_CLASS.values()], "per_class": per_class}
+    return kept | {
+        "protocol_title": title, "figures": shown, "class_figures": [*figures.PER_CLASS.values()],
+        "per_class": per_class,
+    }  # fmt: skip
 
 
 def render(model: Mapping) -> str:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from datasets import preprocessing
 from export.faces import Faces
-from pipeline.errors import InvariantError
+from pipeline.errors import EnvironmentFault, InvariantError
 from trainers import prediction
 
 #: Of probabilities, valence and arousal. Graphs are compiled otherwise than Keras' calls, so the last bits differ.
@@ -34,6 +34,7 @@ def check(model, folder: str | os.PathLike, faces: Faces) -> dict[str, float]:
     Raises:
       DataError: the model's outputs are not what its heads should give.
       InvariantError: the difference is above TOLERANCE, or the SavedModel does not load or answer.
+      EnvironmentFault: it does not answer in time, or the temporary folder cannot be written.
     """
     # One size fits in one array: all faces of the commonest, repeated to a full batch.
     decoded = [preprocessing.decode(image).numpy() for image in faces.encoded]
@@ -44,9 +45,9 @@ def check(model, folder: str | os.PathLike, faces: Faces) -> dict[str, float]:
 
     with tf.device("CPU"):
         wanted = prediction.from_keras(model, batch_size=len(decoded))(faces.images)
-    answers = _ask(folder, pixels=np.stack([decoded[row] for row in rows]), encoded=faces.encoded)
     ids = [f"face {row}" for row in range(len(decoded))]
     wanted = {head: prediction.checked(head, values, ids) for head, values in wanted.items()}
+    answers = _ask(folder, pixels=np.stack([decoded[row] for row in rows]), encoded=faces.encoded)
     differences = {}
     for signature, rows in asked.items():
         found = {head: prediction.checked(head, answers[f"{signature}/{head}"], ids) for head in wanted}
@@ -66,14 +67,25 @@ def check(model, folder: str | os.PathLike, faces: Faces) -> dict[str, float]:
 def _ask(folder: str | os.PathLike, *, pixels: np.ndarray, encoded: list[bytes]) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as temporary:
         questions, answers = (os.path.join(temporary, name) for name in ("questions.npz", "answers.npz"))
-        np.savez(
-            questions, pixels=pixels, encoded=np.frombuffer(b"".join(encoded), np.uint8),
-            lengths=np.array([len(image) for image in encoded]),
-        )  # fmt: skip
+        try:
+            np.savez(
+                questions, pixels=pixels, encoded=np.frombuffer(b"".join(encoded), np.uint8),
+                lengths=np.array([len(image) for image in encoded]),
+            )  # fmt: skip
+        except OSError as error:
+            raise EnvironmentFault(
+                f"{temporary} cannot be written: {error.strerror}; free some space there, or set TMPDIR"
+            ) from None
         command = [sys.executable, "-I", os.fspath(_ANSWERS), os.path.abspath(folder), questions, answers]
-        done = subprocess.run(
-            command, cwd=temporary, capture_output=True, text=True, errors="replace", timeout=_SECONDS
-        )
+        try:
+            done = subprocess.run(
+                command, cwd=temporary, capture_output=True, text=True, errors="replace", timeout=_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            raise EnvironmentFault(
+                f"the SavedModel did not answer in a fresh process within {_SECONDS} seconds; nothing was published. "
+                "Export again when the machine is less busy"
+            ) from None
         if done.returncode:
             lines = done.stderr.strip().splitlines()
             raise InvariantError(

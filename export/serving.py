@@ -6,10 +6,12 @@ Preprocessing is inside, the functions of evaluation themselves. The SavedModel 
 """
 
 import os
+from collections.abc import Mapping
 
 import tensorflow as tf
 
 from datasets import preprocessing
+from pipeline.errors import EnvironmentFault
 from pipeline.images import ImageSettings
 
 #: More pixels than conversion accepts are refused before they are decoded.
@@ -28,11 +30,24 @@ def save(model, folder: str | os.PathLike) -> None:
     Args:
       model: a keras.Model of `trainers.model`, in float32.
       folder: to be made.
+
+    Raises:
+      EnvironmentFault: the folder cannot be written.
     """
+    write(model, folder, signatures(model))
+
+
+def write(model, folder: str | os.PathLike, functions: Mapping) -> None:
+    """Writes a SavedModel of functions that use the weights of a model; the rest as in `save`."""
     module = tf.Module()
     # The variables alone: the Keras model itself would ask for Keras when it is loaded.
     module.weights = [variable.value for variable in model.weights]
-    tf.saved_model.save(module, os.fspath(folder), signatures=signatures(model))
+    try:
+        tf.saved_model.save(module, os.fspath(folder), signatures=functions)
+    except tf.errors.OpError as error:  # TensorFlow's own file system has no errno
+        raise EnvironmentFault(
+            f"{folder} cannot be written: {error.message}; check the disk's space, then export again"
+        ) from None
 
 
 def signatures(model) -> dict[str, tf.types.experimental.PolymorphicFunction]:

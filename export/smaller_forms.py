@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from datasets.selection import Selection
+from export import serving
 from pipeline.errors import EnvironmentFault, InvariantError
 from trainers import prediction, scores
 
@@ -122,6 +123,7 @@ def add(
 
     Raises:
       InvariantError: a form that is as exact as the SavedModel loses more than the margins.
+      EnvironmentFault: the folder, or the temporary one that is converted from, cannot be written.
     """
     heads, size = list(model.output), model.inputs[0].shape[1]
 
@@ -240,10 +242,8 @@ def _resized_only(model) -> Iterator[tuple[str, tf.types.experimental.Polymorphi
     def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return dict(model(tf.cast(images, tf.float32), training=False))
 
-    module = tf.Module()
-    module.weights = [variable.value for variable in model.weights]
     with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures={"serving_default": answer})
+        serving.write(model, folder, {"serving_default": answer})
         yield folder, answer
 
 

@@ -1,6 +1,8 @@
 """Export: what a version holds, and that one which disagrees, or is not whole, never appears."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import resource
@@ -8,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import keras
@@ -17,7 +20,7 @@ import tensorflow as tf
 
 from datasets import preprocessing
 from datasets.selection import Selection
-from export import exporting, faces, model_card, parity, serving, versions
+from export import exporting, faces, model_card, parity, serving, smaller_forms, versions
 from pipeline.errors import DataError, EnvironmentFault, InvariantError, OutputBusyError, UsageError
 from pipeline.records import EXPRESSIONS
 from tests import small_models
@@ -51,6 +54,33 @@ def copy(workdir, tmp_path):
     return shutil.copytree(workdir, tmp_path / "run")
 
 
+@pytest.fixture
+def asked_here(monkeypatch):
+    """The SavedModel is asked in this process: a fresh one, which `exported` had, takes longer than all the rest."""
+
+    def ask(folder, *, pixels, encoded):
+        served = tf.saved_model.load(os.fspath(folder)).signatures
+        replies = {
+            "serving_default": served["serving_default"](images=tf.constant(pixels)),
+            "serving_bytes": served["serving_bytes"](image_bytes=tf.constant(encoded)),
+        }
+        columns = {f"{name}/{head}": value.numpy() for name, reply in replies.items() for head, value in reply.items()}
+        return columns | {"seconds": 0.0}
+
+    monkeypatch.setattr(parity, "_ask", ask)
+
+
+@contextlib.contextmanager
+def files_of_at_most(bytes: int):
+    """A limit on the size of files fails writes as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_a_version_has_graph_description_and_card(exported, sample_dataset):
     folder, said = exported
     assert folder.name == "1" and sorted(path.name for path in folder.iterdir()) == [
@@ -82,28 +112,93 @@ def test_answers_as_evaluation_does(exported, model, sample_dataset):
             np.testing.assert_allclose(answer[head].numpy(), values, atol=1e-5, rtol=0)
 
 
-def test_scores_are_those_of_the_exported_model(copy, model, sample_dataset):
-    def card() -> str:
-        return (exporting.export_model(copy, say=lambda line: None) / "model_card.md").read_text()
-
-    evaluated = subject.from_workdir(str(copy), batch_size=32)
-    evaluated = dataclasses.replace(evaluated, trained_on=None)
+@pytest.fixture(scope="module")
+def evaluated(workdir, sample_dataset, tmp_path_factory):
+    """(work directory with an evaluation on the training split, its metrics.json): copy before you change it."""
+    folder = shutil.copytree(workdir, tmp_path_factory.mktemp("evaluated") / "run")
+    chosen = dataclasses.replace(subject.from_workdir(str(folder), batch_size=32), trained_on=None)
     options = evaluation.Options(resamples=10, report=False, allow_leak=True)
-    evaluation.evaluate(evaluated, str(sample_dataset), "test", str(copy / "eval"), options, say=lambda line: None)
+    evaluation.evaluate(chosen, str(sample_dataset), "train", str(folder / "eval"), options, say=lambda line: None)
+    return folder, json.loads((folder / "eval" / "metrics.json").read_text())
+
+
+@pytest.mark.usefixtures("asked_here")
+def test_scores_are_those_of_the_exported_model(evaluated, tmp_path):
+    copy, metrics = shutil.copytree(evaluated[0], tmp_path / "run"), evaluated[1]
     path = copy / "eval" / "metrics.json"
-    os.utime(path, (0, 0))
-    metrics = json.loads(path.read_text())
-    metrics["guard"]["reason"] = f"nobody finds {copy}"
-    path.write_text(json.dumps(metrics))
-    assert "| accuracy |" in card()
-    assert str(copy) not in (copy / "export" / "1" / "assets.extra" / "model.json").read_text()
-    other = metrics | {"model": metrics["model"] | {"sha256": "0" * 64}}
-    for text in (json.dumps(other), json.dumps(metrics | {"only": "happy"}), "{}", json.dumps([metrics])):
+    path.write_text(json.dumps(metrics | {"guard": metrics["guard"] | {"reason": f"nobody finds {copy}"}}))
+
+    def train_on(line: str) -> None:
+        """A training that still runs finds a better model during the export."""
+        (copy / "best.keras").write_bytes(b"the next one")
+
+    version = exporting.export_model(copy, say=train_on)
+    assert "| accuracy |" in (version / "model_card.md").read_text()
+    assert str(copy) not in (version / "assets.extra" / "model.json").read_text()
+    exported = metrics["model"]["sha256"]
+    assert model_card.scores(copy, sha256=exported)
+    assert model_card.scores(copy, sha256="0" * 64) is None
+    for text in (json.dumps(metrics | {"only": "happy"}), "{}", json.dumps([metrics])):
         path.write_text(text)
-        assert model_card.scores(copy) is None
-    assert "Not evaluated before the export" in card()
+        assert model_card.scores(copy, sha256=exported) is None
 
 
+@pytest.mark.parametrize("name", ["eight", "seven"])
+def test_scores_stand_with_protocol_interval_and_examples(exported, evaluated, tmp_path, name):
+    metrics = evaluated[1]
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "metrics.json").write_text(json.dumps(metrics | {"protocol": name}))
+    found = model_card.scores(tmp_path, sha256=metrics["model"]["sha256"])
+    document = json.loads((exported[0] / "assets.extra" / "model.json").read_text())
+    card = model_card.render(document | {"scores": found})
+    protocol = metrics["expression"]["protocols"][name]
+    plain, affect = protocol["plain"], metrics["valence"]["figures"]["ccc"]
+
+    def row(title: str, figure: dict) -> str:
+        return (
+            f"| {title} | {figure['value']:.4f} | {figure['low']:.4f} to {figure['high']:.4f} | {figure['examples']} |"
+        )
+
+    assert f"by the protocol `{name}`: {protocol['title']}.\n" in card
+    assert "| figure | value | interval | examples |\n|---|---|---|---|\n| accuracy |" in card
+    assert row("accuracy", plain["accuracy"]) in card and row("valence CCC", affect) in card
+    assert affect["examples"] == 96 and (protocol["examples"] < 96) == (name == "seven")
+    recall = plain["recall/happy"]
+    assert "| class | precision | recall | F1 | ROC AUC | PR AUC | examples |\n|---|---|---|---|---|---|---|\n" in card
+    (happy,) = (line.split(" | ") for line in card.splitlines() if line.startswith("| happy |"))
+    assert happy[2] == f"{recall['value']:.4f}" and happy[6] == f"{recall['examples']} |"
+    assert ("\n| contempt |" in card) == (name == "eight")
+
+
+def test_a_form_that_was_left_out_is_explained(exported):
+    document = json.loads((exported[0] / "assets.extra" / "model.json").read_text())
+    form = {"file": "litert/float16.tflite", "bytes": 9, "latency_ms": 1.0, "scores": {"accuracy": 0.5}, "left_out": ""}
+    left_out = {"name": "litert_int8", "file": "", "left_out": "has accuracy 0.1 where the SavedModel has 0.9"}
+    card = model_card.render(document | {"forms": [form | {"name": "litert_float16"}, form | left_out]})
+    assert "\nlitert_int8 was left out: it has accuracy 0.1 where the SavedModel has 0.9.\n" in card
+    assert "litert_float16 was left out" not in card
+
+
+@pytest.mark.parametrize("replacements", [2, 3])
+def test_a_model_that_is_replaced_while_it_is_read(tmp_path, monkeypatch, replacements):
+    loaded = []
+
+    def load(folder):
+        loaded.append(folder)
+        if len(loaded) <= replacements:
+            (tmp_path / "best.keras").write_bytes(b"better" * len(loaded))
+        return len(loaded)
+
+    (tmp_path / "best.keras").write_bytes(b"the first")
+    monkeypatch.setattr(models, "load", load)
+    if replacements == 3:
+        with pytest.raises(DataError, match="was replaced while it was read, 3 times; export again"):
+            exporting._load(tmp_path)
+    else:
+        assert exporting._load(tmp_path) == (3, hashlib.sha256(b"better" * 2).hexdigest())
+
+
+@pytest.mark.usefixtures("asked_here")
 def test_what_it_started_from_is_said(copy, model, sample_dataset, tmp_path):
     started = dataclasses.replace(small_models.CONFIG, init=str(copy))
     folder = small_models.write_workdir(tmp_path / "later", model, dataset=sample_dataset, config=started)
@@ -116,12 +211,14 @@ def test_what_it_started_from_is_said(copy, model, sample_dataset, tmp_path):
     assert ancestor.name == "run" and ancestor.trained_on["digest"] == json.loads(text)["dataset"]["digest"]
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_a_relative_work_directory(copy, monkeypatch):
     monkeypatch.chdir(copy.parent)
     folder = exporting.export_model(copy.name, say=lambda line: None)
     assert (copy.parent / folder / "saved_model.pb").exists()
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_without_the_dataset_drawn_faces_are_asked(copy):
     environment = json.loads((copy / "environment.json").read_text())
     environment["dataset"]["folder"] = "gone"
@@ -143,6 +240,7 @@ def test_smaller_forms_need_the_dataset(copy):
         exporting.export_model(copy, dataset_dir=str(copy))
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_a_model_that_differs_by_a_ten_thousandth_is_found(exported):
     other = small_models.build()
     kernel, bias = other.get_layer("valence").get_weights()
@@ -152,7 +250,8 @@ def test_a_model_that_differs_by_a_ten_thousandth_is_found(exported):
         parity.check(other, exported[0], asked)
 
 
-def test_a_model_without_usable_outputs_is_not_published(copy, exported, model):
+@pytest.mark.usefixtures("asked_here")
+def test_a_model_without_usable_outputs_is_not_published(copy):
     kernel, bias = (broken := small_models.build()).get_layer("arousal").get_weights()
     broken.get_layer("arousal").set_weights([kernel, bias * np.nan])
     broken.save(copy / "best.keras")
@@ -167,6 +266,7 @@ def test_a_model_without_usable_outputs_is_not_published(copy, exported, model):
     assert not versions.numbers(copy / "export")
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("head", ["expression", "valence", "arousal"])
 def test_an_answer_that_is_no_number_is_a_difference(exported, model, monkeypatch, head):
     ask = parity._ask
@@ -248,15 +348,53 @@ def test_a_killed_export_leaves_no_version(copy, tmp_path):
 
 
 def test_a_full_disk_leaves_no_version(copy):
-    """A limit on the size of files fails writes as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    try:
-        with pytest.raises(EnvironmentFault, match="cannot be written"):
-            exporting.export_model(copy, say=lambda line: None)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with files_of_at_most(100_000), pytest.raises(EnvironmentFault, match="cannot be written"):
+        exporting.export_model(copy, say=lambda line: None)
     assert os.listdir(copy / "export") == [".lock"]
+
+
+def test_a_full_temporary_folder_is_named(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    pixels = np.zeros([1, 200, 200, 3], np.uint8)
+    with files_of_at_most(100_000):
+        with pytest.raises(EnvironmentFault, match=rf"{tmp_path}/\w+ cannot be written"):
+            smaller_forms._resized_only(model).__enter__()
+        with pytest.raises(EnvironmentFault, match=rf"{tmp_path}/\w+ cannot be written: File too large; free some"):
+            parity._ask(tmp_path, pixels=pixels, encoded=[b""])
+
+
+def test_a_savedmodel_that_does_not_answer_in_time(exported, monkeypatch):
+    monkeypatch.setattr(parity, "_SECONDS", 0.01)
+    with pytest.raises(EnvironmentFault, match=r"did not answer in a fresh process within 0\.01 seconds"):
+        parity._ask(exported[0], pixels=np.zeros([1, 48, 48, 3], np.uint8), encoded=[small_models.jpeg(0)])
+
+
+#: The command around an export that takes no time, and sends itself a signal when there is an argument.
+COMMAND = """
+import os, signal, sys, types
+from export import export_model, versions
+def export(workdir, *, say, **_):
+    with versions.new_version(workdir) as (folder, final):
+        (folder / "saved_model.pb").write_text("half")
+        say("parity")
+        if SIGNAL:
+            os.kill(os.getpid(), SIGNAL)
+    return final
+sys.modules["export.exporting"] = types.SimpleNamespace(export_model=export)
+sys.modules["export.smaller_forms"] = types.SimpleNamespace(Margins=lambda *_: None)
+export_model.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code", "left"), [(signal.SIGTERM, 143, []), (0, 0, ["1"])])
+def test_a_signal_leaves_nothing_and_a_closed_output_a_version(tmp_path, number, code, left):
+    command = [sys.executable, "-c", f"SIGNAL = {int(number)}\n{COMMAND}", f"--workdir={tmp_path}"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == code, done.stderr
+    assert sorted(os.listdir(tmp_path)) == [".lock", *left]
 
 
 def test_wrong_arguments(copy, tmp_path):
@@ -270,6 +408,7 @@ def test_wrong_arguments(copy, tmp_path):
     assert not (copy / "export").exists()
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_tta_flip_is_part_of_what_is_scored_and_exported(tmp_path, model, sample_dataset):
     config = dataclasses.replace(small_models.CONFIG, tta_flip=True)
     folder = small_models.write_workdir(tmp_path / "run", model, dataset=sample_dataset, config=config)
