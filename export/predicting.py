@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,12 +36,12 @@ class Result:
     Attributes:
       images: rows that were written.
       errors: those of images that could not be used.
-      images_per_second: of all batches after the first, which compiles; None when there was but one.
+      images_per_second: reading, asking and writing, once the model is loaded and warm.
     """
 
     images: int
     errors: int
-    images_per_second: float | None
+    images_per_second: float
 
 
 def predict(
@@ -48,6 +49,9 @@ def predict(
     sheet: str | os.PathLike = "",
 ) -> Result:  # fmt: skip
     """Writes a row for each photograph.
+
+    What a killed prediction left half written beside the output is removed. Photographs are verified and decoded in
+    threads of this process: a decoder that crashed or hung would end the prediction, where a conversion goes on.
 
     Args:
       model: a SavedModel, the directory of its versions, or the work directory with them.
@@ -70,8 +74,8 @@ def predict(
     folder = versions.latest(model)
     predictor = prediction.from_saved_model(str(folder), batch_size=batch_size)
     batches = photographs.read(paths, _settings(folder), batch_size=batch_size)
-    count = errors = later = 0
-    seconds, cells = 0.0, []
+    count, errors, cells = 0, 0, []
+    predictor(np.array([], object))  # the first call compiles
     with _output(output) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
         write = _csv_writer(text) if suffix == ".csv" else _json_writer(text)
@@ -83,16 +87,13 @@ def predict(
             if sheet:
                 shown = contact_sheet.CELLS - len(cells)
                 cells += [contact_sheet.cell(photo.encoded, row) for photo, row in zip(batch[:shown], rows)]
-            now = time.perf_counter()
-            if count:
-                seconds, later = seconds + now - start, later + len(batch)
-            start = now
             count, errors = count + len(batch), errors + sum(bool(row["error"]) for row in rows)
         text.detach()
+    seconds = time.perf_counter() - start
     if sheet:
         with _output(sheet) as file:
             file.write(contact_sheet.draw(cells))
-    return Result(count, errors, later / seconds if later else None)
+    return Result(count, errors, count / seconds)
 
 
 def _rows(predictor: Predictor, batch: list[Photograph]) -> Iterator[dict]:
@@ -189,9 +190,30 @@ def _settings(folder: Path) -> ImageSettings:
 @contextlib.contextmanager
 def _output(path: str | os.PathLike) -> Iterator[io.BufferedIOBase]:
     try:
+        _remove_leftovers(path)
         with atomic_file(path) as file:
             yield file
     except OSError as error:
         raise EnvironmentFault(
             f"{path} cannot be written: {error.strerror}; give a file in a folder that can be written"
         ) from None
+
+
+def _remove_leftovers(path: str | os.PathLike) -> None:
+    """Removes what `atomic_file` of processes that were killed has left: hidden files that end in their numbers."""
+    folder, name = os.path.split(os.path.abspath(path))
+    for left in os.listdir(folder):
+        number = left.removeprefix(f".{name}.")
+        if left != number and re.fullmatch(r"\d{1,9}", number, re.ASCII) and not _runs(int(number)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, left))
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
