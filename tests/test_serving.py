@@ -1,12 +1,15 @@
 """The SavedModel's two signatures: what they accept, what they answer, and that TensorFlow alone is enough for them."""
 
+import base64
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 from datasets import preprocessing
-from export import serving
+from export import model_card, serving
 from tests import small_models
 
 #: Refuses to import this project and keras-cv, then prints what the model says of the images in standard input.
@@ -83,10 +86,12 @@ def test_images_of_any_size_and_kind_in_one_batch(model, served):
     assert_same(answer, wanted)
 
 
-@pytest.mark.parametrize("size", [small_models.SIZE, 113])
+@pytest.mark.parametrize("shape", [(small_models.SIZE, small_models.SIZE), (113, 113), (113, 70), (40, 90)])
 @pytest.mark.parametrize("count", [1, 3])
-def test_decoded_images(model, served, size, count):
-    images = [small_models.jpeg(number, size) for number in range(count)]
+def test_decoded_images(model, served, shape, count):
+    height, width = shape
+    faces = [small_models.face(number, 113)[:height, :width] for number in range(count)]
+    images = [encoded(Image.fromarray(np.ascontiguousarray(face))) for face in faces]
     pixels = tf.stack([preprocessing.decode(image) for image in images])
     answer = served["serving_default"](images=pixels)
     assert {head: (values.dtype, values.shape.as_list()) for head, values in answer.items()} == {
@@ -177,14 +182,34 @@ def test_rest_conventions(served):
         assert all(spec.shape[0] is None for spec in signature.structured_outputs.values())
 
 
+def test_the_rest_request_of_the_model_card(model, served):
+    """As TensorFlow Serving documents its row format: {"b64": …} is bytes, each other object is named inputs."""
+    template = Path(model_card.__file__).with_name("templates") / "model_card.md"
+    (request,) = re.findall(r'`(\{"signature_name.*\})`', template.read_text(encoding="utf-8"))
+    faces = [small_models.jpeg(1, 64), small_models.jpeg(2)]
+
+    def decoded(value: dict):
+        return base64.b64decode(value["b64"]) if value.keys() == {"b64"} else value
+
+    assert request.count("…") == 1
+    rows = []
+    for face in faces:
+        sent = json.loads(request.replace("…", base64.b64encode(face).decode()), object_hook=decoded)
+        rows += sent["instances"]
+    inputs = {name: tf.constant([row[name] for row in rows]) for name in rows[0]}
+    assert_same(served[sent["signature_name"]](**inputs), expected(model, faces))
+
+
 @pytest.mark.slow
-def test_saved_model_cli(folder, model, tmp_path):
+@pytest.mark.parametrize(("signature", "name"), [("serving_default", "images"), ("serving_bytes", "image_bytes")])
+def test_saved_model_cli(folder, model, tmp_path, signature, name):
     faces = [small_models.jpeg(1, 64), small_models.jpeg(2, 64)]
-    np.save(tmp_path / "faces.npy", np.stack([preprocessing.decode(face).numpy() for face in faces]))
+    pixels = np.stack([preprocessing.decode(face).numpy() for face in faces])
+    np.save(tmp_path / "faces.npy", pixels if name == "images" else np.array(faces))
     command = os.path.join(os.path.dirname(sys.executable), "saved_model_cli")
     done = subprocess.run(
-        [command, "run", "--dir", folder, "--tag_set", "serve", "--signature_def", "serving_default",
-         "--inputs", f"images={tmp_path / 'faces.npy'}", "--outdir", tmp_path],
+        [command, "run", "--dir", folder, "--tag_set", "serve", "--signature_def", signature,
+         "--inputs", f"{name}={tmp_path / 'faces.npy'}", "--outdir", tmp_path],
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

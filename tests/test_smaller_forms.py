@@ -14,6 +14,7 @@ from export import exporting, faces, serving, smaller_forms
 from export.smaller_forms import Margins
 from pipeline.errors import EnvironmentFault
 from tests import small_models
+from trainers import model as models
 
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("tf2onnx")
@@ -75,17 +76,25 @@ def test_forms_answer_as_the_model(added, model, sample_dataset, file, start, to
     assert_answers_as(model, sample_dataset, added[0] / file, start, count=count, tolerance=tolerance)
 
 
-def test_files_get_smaller_and_hold_built_in_operations_only(added):
-    import onnx
+def assert_built_in(path) -> None:
+    """Every operation of a file is one of its runtime's own."""
+    if path.suffix == ".onnx":
+        import onnx
+
+        assert {node.domain for node in onnx.load(path).graph.node} == {""}
+        return
     from ai_edge_litert.interpreter import Interpreter
 
+    operations = [one["op_name"].upper() for one in Interpreter(model_path=str(path))._get_ops_details()]
+    assert operations and not [name for name in operations if name.startswith(("FLEX", "CUSTOM"))]
+
+
+def test_files_get_smaller_and_hold_built_in_operations_only(added):
     folder, rows, _ = added
     sizes = {row.name: row.bytes for row in rows}
     assert sizes["litert_float16"] < 0.6 * sizes["litert_float32"] > 1.5 * sizes["litert_int8"]
-    assert {node.domain for node in onnx.load(folder / "onnx/model.onnx").graph.node} == {""}
-    for kind in ("float32", "float16"):
-        operations = Interpreter(model_path=str(folder / f"litert/{kind}.tflite"))._get_ops_details()
-        assert not [one for one in operations if one["op_name"].upper().startswith(("FLEX", "CUSTOM"))]
+    for file in ("litert/float32.tflite", "litert/float16.tflite", "onnx/model.onnx"):
+        assert_built_in(folder / file)
 
 
 def test_every_form_is_scored_and_timed(added):
@@ -117,7 +126,23 @@ def test_forms_are_part_of_a_version(sample_dataset, tmp_path):
     assert all((folder / form["file"]).exists() for form in forms) and len(forms) == 5
     assert "| litert_int8 | litert/int8.tflite |" in (folder / "model_card.md").read_text()
     path = folder / "litert/int8.tflite"
+    assert_built_in(path)
     assert_answers_as(model, sample_dataset, path, smaller_forms.litert, count=5, tolerance=0.3)
+
+
+@pytest.mark.slow
+def test_tta_flip_is_in_every_form(added, model, sample_dataset, tmp_path):
+    mirrored = models.answering(model, dataclasses.replace(small_models.CONFIG, tta_flip=True))
+    asked = faces.of_split(sample_dataset, "train", size=small_models.SIZE, count=50).images
+    sizes = {row.name: row.bytes for row in added[1]}
+    tolerances = {"litert_float32": 1e-4, "litert_float16": 0.05, "litert_int8": 0.3, "onnx": 1e-4}
+    difference = model(asked)["expression"] - mirrored(asked)["expression"]
+    assert np.abs(difference).max() > 0.05
+    for form, path in smaller_forms.convert(mirrored, tmp_path, smaller_forms.FORMATS, calibration=lambda: asked):
+        assert_built_in(path)
+        assert_answers_as(mirrored, sample_dataset, path, form.start, count=5, tolerance=tolerances.pop(form.name))
+        assert path.stat().st_size < 1.3 * sizes[form.name], "the weights are there once"
+    assert not tolerances
 
 
 def test_an_exact_form_must_lose_nothing():
