@@ -5,7 +5,8 @@
 For MobileNetV2 at 96 and 224 pixels, on drawn faces of 224 pixels, with the default augmentation:
 
 - `resident`: the same batch again and again, nothing to be read;
-- `real`: batches of the real pipeline, and which share of the time the loop waited in asking for one;
+- `real`: batches of the real pipeline, and which share of the time the loop waited in asking for one (goal: at most
+  1 %);
 - `pipeline`: the batches alone.
 
 Where pipeline and step share the cores, as on a CPU, neither can hide behind the other. `predicted` is then the speed
@@ -29,6 +30,8 @@ SIZES = (96, 224)
 #: (backbone, pixels, batch) whose step is timed in each precision.
 STEPS_OF = (("custom_cnn", 48, 128), ("mobilenet_v2", 96, 32))
 _WARM_UP = 5
+#: Steps between two looks at the scores, as in `trainers.training`, whose import would bring TensorFlow.
+LOOK = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +92,8 @@ def cost_of_steps(learner, batches: Iterator, steps: int) -> Cost:
         batch = next(batches)
         waited += time.perf_counter() - asked
         learner.train(batch, 1e-3)
+        if index % LOOK == 0:
+            learner.scores()  # as training does: an accelerator must not fall behind without being waited for
     learner.scores()
     return Cost((time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps, waited / steps)
 
@@ -120,10 +125,12 @@ def compare_with_resident(data: pathlib.Path, image_size: int, steps: int, round
     resident, real, pipeline = median["resident"], median["real"], median["pipeline"]
     cores = len(os.sched_getaffinity(0))
     predicted = resident.wall / max(resident.wall, (resident.cpu + pipeline.cpu) / cores)
+    # Two percent of measuring error; on an accelerator the prediction is 1.
+    reached = real.waited <= 0.01 * real.wall and resident.wall / real.wall >= 0.98 * predicted
     print(
         f"{image_size:>6}{1000 * resident.wall:>12.1f}{1000 * real.wall:>8.1f}{1000 * pipeline.wall:>10.1f}"
         f"{real.waited / real.wall:>9.2%}{resident.wall / real.wall:>8.3f}{predicted:>11.3f}"
-        f"{1000 * resident.cpu:>12.1f}{1000 * pipeline.cpu:>14.1f}",
+        f"{1000 * resident.cpu:>12.1f}{1000 * pipeline.cpu:>14.1f}   {'yes' if reached else 'NO'}",
         flush=True,
     )
 
@@ -150,7 +157,10 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
     data = dataset(pathlib.Path(given.work_dir), given.faces)
-    print("pixels  resident ms    real  pipeline   waited   ratio  predicted  step cpu ms  batch cpu ms", flush=True)
+    print(
+        "pixels  resident ms    real  pipeline   waited   ratio  predicted  step cpu ms  batch cpu ms   reached",
+        flush=True,
+    )
     for size in SIZES:
         compare_with_resident(data, size, given.steps, given.rounds)
     print()
@@ -159,7 +169,7 @@ def main(argv: list[str]) -> None:
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("work_dir", ".cache/benchmarks", "Where the faces are kept.")
+    flags.DEFINE_string("work_dir", ".cache/benchmark", "Where the faces are kept.")
     flags.DEFINE_integer("faces", 4000, "How many faces.", lower_bound=1000)
     flags.DEFINE_integer("steps", 30, "Steps of each measurement.", lower_bound=1)
     flags.DEFINE_integer("rounds", 3, "Turns that the runs take.", lower_bound=1)

@@ -54,14 +54,14 @@ class Tally:
 
 
 class Training:
-    """One work directory, trained in as many starts as it takes."""
+    """One work directory, trained in as many starts as it takes; `changes` are flags that override OPTIONS."""
 
-    def __init__(self, data_dir: pathlib.Path, workdir: pathlib.Path):
+    def __init__(
+        self, data_dir: pathlib.Path, workdir: pathlib.Path, *, name: str = "faces", changes: tuple[str, ...] = ()
+    ):
         self.workdir = workdir
-        self._command = [
-            sys.executable, "-m", "trainers.train", f"--data_dir={data_dir}", "--name=faces", f"--workdir={workdir}",
-            *OPTIONS,
-        ]  # fmt: skip
+        self.flags = [f"--data_dir={data_dir}", f"--name={name}", f"--workdir={workdir}", *OPTIONS, *changes]
+        self._command = [sys.executable, "-m", "trainers.train", *self.flags]
 
     def start(self, *, after_start: float | None = None, after_work: float | None = None) -> int:
         """Runs the command; kills it so many seconds after its start or its first step; returns its exit code."""

@@ -37,6 +37,7 @@ from trainers.config import HEADS, Phase, TrainConfig, differences, from_json, r
         ({"monitor": "accuracy", "heads": ("valence",)}, "without the expression head"),
         ({"monitor": "ccc", "heads": ("expression",)}, "without valence and arousal"),
         ({"targets": "hard", "mixup": 0.2}, "soft with mixup or cutmix"),
+        ({"xla": True, "distribute": "mirrored"}, "False with --distribute=mirrored"),
         ({"rotation": 200.0}, "rotation=200.0 is not accepted"),
         ({"rand_augment": "2"}, "TRANSFORMS,MAGNITUDE"),
         ({"rand_augment": "2,3"}, "a magnitude from 0 to 1"),

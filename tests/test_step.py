@@ -207,7 +207,7 @@ def test_averaged_weights(batches):
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * np.array(weight)
     before = values(learner.variables)
-    with learner.averaged(lambda: batches):
+    with learner.averaged(lambda: batches, lambda: None):
         np.testing.assert_allclose(np.array(weight), expected, rtol=1e-5)
         assert not np.array_equal(expected, before[0])
     for old, new in zip(before, values(learner.variables), strict=True):
@@ -219,7 +219,7 @@ def test_statistics_of_averaged_weights_are_their_own(batches):
     learner = learner_of(settings(ema=0.9))
     train(learner, batches, 0.3)
     model, means, variances = learner.model, [], []
-    with learner.averaged(lambda: batches):
+    with learner.averaged(lambda: batches, lambda: None):
         inner = keras.Model(model.input, model.get_layer("conv").output)
         for batch in batches:
             features = inner(batch["image"]).numpy()
@@ -270,7 +270,7 @@ for name, strategy in {
         learner.restart_scores()
         learner.train(batch, 0.01)
         losses.append(learner.scores())
-    with learner.averaged(lambda: batches.take(2)):
+    with learner.averaged(lambda: batches.take(2), lambda: None):
         evaluated = [float(np.sum(np.abs(w))) for w in model.get_weights()]
     curves[name] = {"losses": losses, "evaluated": evaluated}
 print("RESULT" + json.dumps(curves))

@@ -1,19 +1,23 @@
 """The commands train and sweep: flags, recipes, bad input in one line, and what a signal or a kill does."""
 
 import contextlib
+import csv
 import dataclasses
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from absl import flags
+from faces import convert
 
+from datasets import sample_faces
 from pipeline.errors import UsageError
-from trainers import train
+from scripts import kill_training
+from trainers import train, training
 from trainers.config import TrainConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -120,29 +124,28 @@ def wait_for_work(process: subprocess.Popen) -> None:
     raise AssertionError(process.stderr.read())
 
 
-def left_by(workdir) -> list[bytes]:
-    state = max((workdir / "state").glob("*.state"))
-    return [state.name.encode(), state.read_bytes(), (workdir / "history.csv").read_bytes()]
+def test_a_killed_run_comes_to_the_same_bytes(sample_dataset, tmp_path):
+    """SIGKILL at a random moment of the work, which is saved every few steps; undisturbed in this process."""
+    killed, undisturbed = (
+        kill_training.Training(
+            sample_dataset.parents[2], tmp_path / name, name="sample", changes=("--epochs=3", "--phases=")
+        )
+        for name in ("killed", "undisturbed")
+    )
+    moment = random.uniform(0.0, 0.3)
+    assert killed.start(after_work=moment) == -signal.SIGKILL, killed.said
+    assert killed.start() == 0, (moment, killed.said)
+    training.train(parse(*undisturbed.flags[:2], *undisturbed.flags[3:]), undisturbed.workdir, say=lambda line: None)
+    assert killed.results() == undisturbed.results(), moment
 
 
-def test_killed_and_stopped_runs_come_to_the_same_bytes(sample_dataset, tmp_path):
-    """SIGKILL and then SIGTERM, each at another step, in one directory; undisturbed in another."""
-    options = ["--epochs=4", "--save_minutes=0.004", "--dropout=0.2"]
-    killed = [*small(sample_dataset, tmp_path / "killed"), *options]
-    for number, seconds in ((signal.SIGKILL, 0.7), (signal.SIGTERM, 0.2)):
-        process = start(*killed)
-        wait_for_work(process)
-        time.sleep(seconds)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-        if number == signal.SIGTERM:
-            assert process.returncode == 143 and "stopped by SIGTERM and saved" in out, err
-        assert any((tmp_path / "killed" / "state").glob("*.state"))
-    code, out, err = run(*killed)
-    assert code == 0 and "going on    after epoch" in out, err
-    code, _, err = run(*small(sample_dataset, tmp_path / "undisturbed"), *options)
-    assert code == 0, err
-    assert left_by(tmp_path / "killed") == left_by(tmp_path / "undisturbed")
+@pytest.mark.slow
+def test_killed_again_and_again(sample_dataset, tmp_path):
+    sample_faces.write_dataset(tmp_path / "raw", count=200, seed=0, image_size=48)
+    convert(tmp_path / "raw", tmp_path / "data", name="faces")
+    seed = random.randrange(2**32)
+    tally = kill_training.kill_again_and_again(tmp_path / "data", tmp_path, times=5, seed=seed)
+    assert tally.kills == 5 and not tally.problems, (seed, tally)
 
 
 def test_a_training_that_nobody_watches_ends_as_any(sample_dataset, tmp_path):
@@ -166,13 +169,19 @@ def test_a_sweep_hands_its_signal_on(sample_dataset, tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_goes_on_when_one_fails(sample_dataset, tmp_path):
-    """The second backbone's weights are a file that is not there."""
-    _, name, _, *rest = small(sample_dataset, tmp_path / "sweep")
-    arguments = [f"--data_dir={sample_dataset.parents[2]}", name, f"--workdir={tmp_path / 'sweep'}"]
-    rest = [item for item in rest if not item.startswith(("--backbone", "--width"))]
+    """The first one's directory is that of another run."""
+    sweep = tmp_path / "sweep"
+    (sweep / "strong-custom_cnn").mkdir(parents=True)
+    (sweep / "strong-custom_cnn" / "config.json").write_text("{")
+    arguments = [flag for flag in small(sample_dataset, sweep) if not flag.startswith("--backbone")]
     code, out, err = run(
-        *arguments, *rest, "--recipes=strong,model_zoo", "--backbones=custom_cnn", "--epochs=1", "--noflip",
-        f"--init={tmp_path / 'none.keras'}", module="trainers.sweep",
-    )  # fmt: skip
-    assert code == 1 and err.count("none.keras does not exist") == 2
-    assert "strong-custom_cnn" in out and out.count("failed with exit code 1") == 2
+        *arguments, "--recipes=strong,model_zoo", "--backbones=custom_cnn", "--epochs=1", module="trainers.sweep"
+    )
+    assert code == 3 and "config.json is damaged" in err and "Traceback" not in err
+    failed, trained = out.splitlines()[-2:]
+    assert failed.split(None, 1) == ["strong-custom_cnn", "failed with exit code 3"]
+    name, epoch, *figures = trained.split()
+    assert (name, epoch) == ("model_zoo-custom_cnn", "0") and len(figures) == 6
+    with open(sweep / name / "history.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(figures[1]) == pytest.approx(float(row["val_accuracy"]), abs=1e-4)

@@ -3,9 +3,11 @@
 import csv
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -17,7 +19,7 @@ from datasets import sample_faces
 from datasets.input_pipeline import make_eval, make_train
 from pipeline import publishing
 from pipeline.errors import DataError, OutputBusyError, UsageError
-from trainers import metrics, streams, training
+from trainers import devices, metrics, step, streams, training
 from trainers import model as models
 from trainers.config import HEADS, TrainConfig, from_json, to_json
 from trainers.workdir import Workdir
@@ -90,15 +92,8 @@ def test_what_a_run_leaves(run, config, sample_dataset):
 def test_history(run):
     rows = rows_of(run[0])
     assert [(row["epoch"], row["step"]) for row in rows] == [("0", "6"), ("1", "12"), ("2", "18")]
-    scores = [
-        "loss",
-        *(f"{head}_loss" for head in HEADS),
-        "accuracy",
-        "macro_f1",
-        "valence_ccc",
-        "arousal_sagr",
-        "score",
-    ]
+    scores = ["loss", *(f"{head}_loss" for head in HEADS), "accuracy", "macro_f1", "score"]
+    scores += [f"{head}_{name}" for head in HEADS[1:] for name in ("ccc", "pearson", "rmse", "sagr")]
     assert set(scores) | {f"val_{name}" for name in scores} < set(rows[0])
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
     assert not {"time", "seconds", "wall"} & set(rows[0])
@@ -125,7 +120,10 @@ def test_best_model_is_that_of_its_row(run, config):
 
 def test_first_lines(run):
     said = run[1]
-    assert [line.split()[0] for line in said[:6]] == ["device", "parameters", "examples", "steps", "memory", "first"]
+    assert [line.split()[0] for line in said[:7]] == [
+        "device", "parameters", "examples", "steps", "memory", "first", "time",
+    ]  # fmt: skip
+    assert re.fullmatch(r"time +[0-9]+ ms a step, about [0-9]+ min of steps to go", said[6])
     assert "CPU" in said[0] and "float32" in said[0] and "96 in train, 12 in validation" in said[2]
     assert "6 an epoch, 3 epochs, batches of 16" in said[3] and "MB of weights" in said[4]
     heads = keras.models.load_model(run[0] / "best.keras")
@@ -140,6 +138,8 @@ def test_tensorboard(run):
     events = EventAccumulator(str(run[0] / "logs"), size_guidance={"tensors": 0}).Reload()
     tags = set(events.Tags()["tensors"])
     assert {"validation/score", "validation/loss", "confusion", "augmented_batch", "train/learning_rate"} <= tags
+    assert {"train/accuracy", "train/macro_f1", "train/valence_pearson", "train/arousal_rmse"} <= tags
+    assert [event.step for event in events.Tensors("train/loss")] == [6, 12, 18]
     assert [event.step for event in events.Tensors("validation/score")] == [6, 12, 18]
     faces = tf.make_ndarray(events.Tensors("augmented_batch")[0].tensor_proto)
     assert faces[0].decode() == "32" and len(faces) == 2 + 16
@@ -185,6 +185,53 @@ def test_a_run_that_died_comes_to_the_same_bytes(run, config, tmp_path):
     assert "going on    after epoch 0, step 5" in said
     assert state_of(tmp_path) == state_of(run[0]) and weights_of(tmp_path) == weights_of(run[0])
     assert (tmp_path / "history.csv").read_bytes() == (run[0] / "history.csv").read_bytes()
+
+
+def test_after_the_last_step_the_stream_is_as_before(config):
+    """A run that was stopped in its last validation goes on there, on several devices too, which need the elements."""
+    data = streams.Streams(config)
+    ended = data.training((config.epochs - 1, STEPS))
+    assert ended.element_spec == data.training().element_spec and not list(ended)
+
+
+def test_a_loss_scale_below_one_is_said_once(sample_dataset, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(step.Learner, "loss_scale", property(lambda learner: 0.5))
+    config = small(sample_dataset, precision="mixed_float16", phases=("heads@0",), epochs=2)
+    training.train(config, tmp_path / "work", say=said.append)
+    (line,) = [line for line in said if line.startswith("loss scale")]
+    assert "0.5: float16 overflows" in line and "--precision=mixed_bfloat16 or float32" in line
+    assert json.loads((tmp_path / "work" / "environment.json").read_text())["precision"] == "mixed_float16"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [([], "float32"), ([(6, 1)], "float32"), ([(7, 5)], "mixed_float16"), ([(9, 0)], "mixed_bfloat16"),
+     ([(9, 0), (7, 0)], "mixed_float16")],
+)  # fmt: skip
+def test_auto_is_what_the_weakest_gpu_is_fast_in(monkeypatch, capabilities, precision):
+    found = [{"compute_capability": capability} for capability in capabilities]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(range(len(found))))
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: found[gpu])
+    assert devices._precision("auto") == precision and devices._precision("float32") == "float32"
+
+
+def test_the_bar_shows_the_scores_of_each_head(sample_dataset, tmp_path, capsys):
+    config = small(sample_dataset, phases=("heads@0",))
+    training.train(config, tmp_path / "work", say=lambda line: None, show_progress=True)
+    shown = capsys.readouterr().err
+    for name in ("accuracy", "F1", "V CCC", "A CCC", " r ", "RMSE", "SAGR"):
+        assert name in shown, shown
+
+
+@pytest.mark.slow
+def test_compiled_by_xla_it_goes_on_to_the_same_bytes_too(config, tmp_path):
+    config = dataclasses.replace(config, xla=True, tensorboard=False)
+    training.train(config, tmp_path / "undisturbed", say=lambda line: None)
+    with pytest.raises(Crash):
+        training.train(config, tmp_path / "died", say=crash_at("phase"))
+    training.train(config, tmp_path / "died", say=lambda line: None)
+    assert state_of(tmp_path / "died") == state_of(tmp_path / "undisturbed")
 
 
 def test_a_damaged_state_costs_an_epoch_only(run, config, tmp_path):
@@ -269,7 +316,7 @@ def poor(tmp_path_factory):
         ({"validation_split": "test", "heads": ("arousal",), "batch_size": 512}, UsageError, "512.*smaller"),
         (
             {"validation_split": "test", "heads": ("expression",), "balance": "weights"},
-            DataError, "contempt: no example in 'train'.*--num_classes=7",
+            DataError, "contempt: no example in 'train'.*balance=none, or num_classes=7",
         ),
         ({"train_split": "nowhere"}, UsageError, "split 'nowhere' cannot be read"),
         (
@@ -326,13 +373,17 @@ def test_two_devices_make_the_same_history(sample_dataset, tmp_path):
 
     Averaged weights and saved models are part of it."""
     folders = []
-    for distribute in ("none", "mirrored"):
-        config = small(sample_dataset, epochs=3, distribute=distribute, ema=0.9, affect_loss="ccc+mse", clip_norm=1.0)
-        (tmp_path / f"{distribute}.json").write_text(to_json(config))
-        folders.append(str(tmp_path / distribute))
+    for name, given in {
+        "none": {},
+        "mirrored": {"distribute": "mirrored"},
+        "dropped": {"distribute": "mirrored", "dropout": 0.2, "epochs": 1},  # other masks, so another curve
+    }.items():
+        config = small(sample_dataset, **{"epochs": 3, "ema": 0.9, "affect_loss": "ccc+mse", "clip_norm": 1.0} | given)
+        (tmp_path / f"{name}.json").write_text(to_json(config))
+        folders.append(str(tmp_path / name))
     done = subprocess.run([sys.executable, "-c", _MIRRORED, *folders], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "2 × CPU" in done.stdout
+    assert "2 × CPU" in done.stdout and len(rows_of(tmp_path / "dropped")) == 1
     one, two = (rows_of(tmp_path / name) for name in ("none", "mirrored"))
     for name in ("loss", "expression_loss", "valence_loss", "val_loss", "val_expression_loss"):
         found, expected = ([float(row[name]) for row in rows] for rows in (two, one))
@@ -350,7 +401,9 @@ def test_it_learns(tmp_path):
         optimizer="adamw", weight_decay=0.01, schedule="cosine", warmup_epochs=1.0, affect_loss="ccc+mse",
         monitor="score", rotation=5.0, zoom=0.05, translation=0.03,
     )  # fmt: skip
+    began = time.monotonic()
     training.train(config, tmp_path / "work")
+    assert time.monotonic() - began < 600
     model, sums = models.load(tmp_path / "work"), 0
     for batch in make_eval(config.dataset_dir, "test", batch_size=50, image_size=48):
         sums += metrics.batch_sums(batch, model(batch["image"]), HEADS).numpy()

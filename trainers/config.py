@@ -92,7 +92,10 @@ class TrainConfig:
     affect_loss: str = _field("mse", "loss of valence and arousal", choices=("mse", "mae", "ccc", "ccc+mse"))
     loss_weights: tuple[float, ...] = _field((1.0, 1.0, 1.0), "of expression, valence and arousal", low=0)
     weighting: str = _field("fixed", "loss weights alone, or also learned ones", choices=("fixed", "uncertainty"))
-    balance: str = _field("none", "against rare classes", choices=("none", "weights", "resample"))
+    balance: str = _field(
+        "none", "against rare classes; the weight of a target is the mean over its vote shares",
+        choices=("none", "weights", "resample"),
+    )  # fmt: skip
     max_class_weight: float = _field(10.0, "largest class weight", low=1)
 
     flip: bool = _field(True, "mirror left and right at random")
@@ -150,6 +153,10 @@ class TrainConfig:
             self._check_field(field)
         self._check_model()
         self._check_heads()
+        self._require(
+            not (self.xla and self.distribute == "mirrored"), "xla",
+            "False with --distribute=mirrored: XLA compiles for one device",
+        )  # fmt: skip
         self.augment, self.training_phases  # noqa: B018 - each raises when its fields are not accepted
 
     def _check_field(self, field: dataclasses.Field) -> None:

@@ -53,7 +53,8 @@ def prepare(config: TrainConfig) -> Devices:
     if not gpus:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(config.seed)
-    return Devices(_text(used, bool(gpus)), strategy, _precision(config.precision), bool(gpus))
+    text = _text(used, bool(gpus)) + ", which alone is mirrored" * (config.distribute == "mirrored" and len(used) == 1)
+    return Devices(text, strategy, _precision(config.precision), bool(gpus))
 
 
 def _text(used: list, gpu: bool) -> str:

@@ -149,11 +149,10 @@ def _download(name: str, width: float):
         raise UsageError(f"--weights=imagenet is not accepted with --width={width:g}: {error}") from None
     except Exception as error:  # Keras raises no narrower one
         address = re.search(r"https?://\S+?(?=[:\s]|$)", str(error))
-        if not address:
-            raise
+        what = f"{os.path.basename(address[0])} ({address[0]})" if address else f"the file of {name} without its top"
         raise EnvironmentFault(
-            f"the ImageNet weights of {name} cannot be downloaded: fetch {os.path.basename(address[0])} "
-            f"({address[0]}) where there is a network, and give --weights=FILE"
+            f"the ImageNet weights of {name} cannot be downloaded ({type(error).__name__}: {str(error)[:100]}): fetch "
+            f"{what} where there is a network, and give --weights=FILE"
         ) from None
     finally:
         socket.setdefaulttimeout(timeout)

@@ -172,7 +172,7 @@ RECIPES = {
         clip_norm=5.0,
         ema=0.999,
         batch_size=128,
-        epochs=24,
+        epochs=60,
         monitor="score",
     ),
 }
@@ -212,7 +212,9 @@ def recipe(name: str, *, backbone: str = "") -> TrainConfig:
     if backbone in BACKBONES:  # another name is refused below
         row = BACKBONES[backbone]
         if not row.application:
-            changes |= {"weights": "none", "phases": ()}
+            # Nothing is frozen, so the first phase's rate is that of the whole.
+            rate = config.training_phases[0].learning_rate if config.phases else changes["learning_rate"]
+            changes |= {"weights": "none", "phases": (), "learning_rate": rate}
         if not row.widths[0] <= config.width <= row.widths[1]:
             changes["width"] = 1.0
         if config.image_size < row.min_size:

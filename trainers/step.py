@@ -123,7 +123,7 @@ class Learner:
         return float(self.optimizer.dynamic_scale.numpy()) if self._float16 else None
 
     @contextlib.contextmanager
-    def averaged(self, batches: Callable[[], tf.data.Dataset]) -> Iterator[None]:
+    def averaged(self, batches: Callable[[], tf.data.Dataset], beat: Callable[[], None]) -> Iterator[None]:
         """Within the block the model has the averaged weights, if there are any.
 
         The moving statistics of batch normalisation belong to other weights: they are replaced by their means over
@@ -131,6 +131,7 @@ class Learner:
 
         Args:
           batches: makes a dataset of a few training batches.
+          beat: called after each of them.
         """
         if not self._averages:
             yield
@@ -139,7 +140,7 @@ class Learner:
         try:
             for weight, average in zip(self._averaged, self._averages):
                 weight.assign(average.numpy())
-            self._estimate_statistics(batches())
+            self._estimate_statistics(batches(), beat)
             yield
         finally:
             for weight, value in zip(self.model.variables, before):
@@ -289,7 +290,7 @@ class Learner:
     def _forward(self, batch: dict) -> None:
         self.model(self._prepare(batch)["image"], training=True)
 
-    def _estimate_statistics(self, batches: tf.data.Dataset) -> None:
+    def _estimate_statistics(self, batches: tf.data.Dataset, beat: Callable[[], None]) -> None:
         """The mean over batches of each batch's statistics, read off from what one update adds to zero."""
         moving = [
             (statistic.value, 1 - layer.momentum)
@@ -304,6 +305,7 @@ class Learner:
             self._renormalise({name: batch[name] for name in ("image", *_LABELS) if name in batch})
             sums = [total + statistic.numpy() / rate for total, (statistic, rate) in zip(sums, moving)]
             count += 1
+            beat()
         for total, (statistic, _) in zip(sums, moving):
             statistic.assign(total / count)
 

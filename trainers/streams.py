@@ -59,7 +59,7 @@ class Streams:
         """Batches from (epoch, step) to the end of the last epoch; at the very end there is none."""
         epoch, step = start if start[1] < self.steps else (start[0] + 1, 0)
         if epoch == self._config.epochs:
-            return tf.data.Dataset.range(0)
+            return self._make_train(epochs=epoch, cache="none").take(0)
         return self._make_train(
             start=(epoch, step), epochs=self._config.epochs, cache=self._config.cache,
             prefetch_to_device=prefetch_to_device,
@@ -132,11 +132,6 @@ class Streams:
         """
         weights = self.train.class_weights(self._config.max_class_weight, self._config.num_classes)
         counted = range(self._config.num_classes)
-        if missing := [EXPRESSIONS[index] for index in counted if not weights[index]]:
-            raise DataError(
-                f"{', '.join(missing)}: no example in {self._config.train_split!r}, so there is no class weight; "
-                "give --balance=none" + (", or --num_classes=7" if missing == ["contempt"] else "")
-            )
         free = self.train.class_weights(np.inf, self._config.num_classes)
         capped = [f"{EXPRESSIONS[index]} {free[index]:.1f}" for index in counted if free[index] > weights[index]]
         if capped:

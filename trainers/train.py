@@ -12,6 +12,7 @@ trains in the directory, 130 and 143 stopped by a signal, after saving.
 import dataclasses
 import os
 import sys
+import time
 from typing import get_args, get_origin
 
 from absl import flags, logging
@@ -81,13 +82,16 @@ def _written(value) -> str:
 
 
 def _train() -> None:
+    began = time.monotonic()
     config = config_from_flags()
     # Libraries' remarks on how they were built and what they open; their errors come as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)
     from trainers import training
 
-    training.train(config, os.path.expanduser(flags.FLAGS.workdir), say=command.say, show_progress=sys.stderr.isatty())
+    training.train(
+        config, os.path.expanduser(flags.FLAGS.workdir), say=command.say, show_progress=sys.stderr.isatty(), began=began
+    )
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ from trainers.workdir import Workdir
 LOOK = 10
 #: Training examples from which the statistics of batch normalisation are taken for averaged weights.
 STATISTICS_EXAMPLES = 2048
+#: What the progress bar calls the figures of valence and arousal.
+_AFFECT = {"CCC": "ccc", "r": "pearson", "RMSE": "rmse", "SAGR": "sagr"}
 _VERSIONED = ("tensorflow", "keras", "numpy")
 
 
@@ -46,6 +48,7 @@ def train(
     *,
     say: Callable[[str], None] = print,
     show_progress: bool = False,
+    began: float | None = None,
 ) -> None:
     """Trains a model, or goes on with it, or finds that it is done.
 
@@ -56,6 +59,7 @@ def train(
       workdir: its directory, made when missing; `trainers.workdir` says what it then holds.
       say: takes each line about the run.
       show_progress: whether to show a bar with the scores.
+      began: `time.monotonic()` of the moment that the time to the first step counts from; None is now.
 
     Raises:
       UsageError: an argument has a value that nothing accepts, or the directory is of another configuration,
@@ -64,7 +68,7 @@ def train(
       OutputBusyError: another run trains in the directory.
       EnvironmentFault: the directory cannot be written.
     """
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     place = Workdir(workdir)
     with place.locked():
         data = streams.Streams(config)
@@ -200,8 +204,7 @@ class _Run:
 
     def _look(self, bar: tqdm.tqdm) -> None:
         """Stops at a loss that is not finite, and shows how far the epoch is."""
-        if bad := self._learner.first_bad_step():
-            raise DataError(self._describe_bad(*bad))
+        self._check_finite()
         scale = self._learner.loss_scale
         if scale is not None and scale < 1 and not self._scale_warned:
             self._scale_warned = True
@@ -211,15 +214,19 @@ class _Run:
             )
         scores = self._learner.scores()
         bar.n = self.done
-        bar.set_postfix_str(_brief(scores), refresh=True)
-        if self.done % LOOK == 0:
+        bar.set_postfix_str(_full(scores), refresh=True)
+        if self.done % LOOK == 0 or self.done == self._data.steps:
             self._board.scalars(self._learner.steps, {f"train/{name}": value for name, value in scores.items()})
+
+    def _check_finite(self) -> None:
+        if bad := self._learner.first_bad_step():
+            raise DataError(self._describe_bad(*bad))
 
     def _end_epoch(self) -> None:
         config, learner = self.config, self._learner
         trained = learner.scores()
         rate = schedules.learning_rate(config, self.epoch, self._data.steps - 1, self._data.steps, self.monitor.factor)
-        with learner.averaged(self._statistics_batches):
+        with learner.averaged(self._statistics_batches, self._beat):
             validated, sums = learner.validate(self._validation, self._beat)
             self.monitor = self.monitor.observe(config, self.epoch, monitoring.monitored(config, validated))
             better = self.monitor.best_epoch == self.epoch
@@ -279,6 +286,7 @@ class _Run:
 
     def _end_at_signal(self) -> None:
         name = signal.Signals(self._heard.number).name
+        self._check_finite()  # a state with such weights would stop every later start
         self._save()
         self._say(f"stopped by {name} and saved: the same command goes on from here")
         raise SystemExit(128 + self._heard.number)
@@ -305,16 +313,13 @@ class _Run:
     def _estimate(self, steps: int) -> None:
         """After some steps, how long all of them will take; the first ones compile."""
         if self._first_step is None:
-            self._first_step = (time.monotonic(), self._learner_steps())
+            self._first_step = (time.monotonic(), self.done)
             self._say(f"first step  {self._first_step[0] - self._began:.1f} s after the start")
-        elif self._first_step and self._learner_steps() - self._first_step[1] == 2 * LOOK:
-            seconds = (time.monotonic() - self._first_step[0]) / (2 * LOOK)
-            left = self.config.epochs * steps - self._learner_steps()
+        elif self._first_step and self._first_step[1] < self.done == min(self._first_step[1] + 2 * LOOK, steps):
+            seconds = (time.monotonic() - self._first_step[0]) / (self.done - self._first_step[1])
+            left = self.config.epochs * steps - self.epoch * steps - self.done
             self._say(f"time        {1000 * seconds:.0f} ms a step, about {_duration(seconds * left)} of steps to go")
             self._first_step = ()
-
-    def _learner_steps(self) -> int:
-        return self.epoch * self._data.steps + self.done
 
     def _bar(self, steps: int) -> tqdm.tqdm:
         return tqdm.tqdm(
@@ -361,6 +366,18 @@ def _brief(scores: dict, prefix: str = "") -> str:
     """The scores that fit on a line."""
     names = {"loss": "loss", "accuracy": "accuracy", "macro_f1": "F1", "valence_ccc": "V", "arousal_ccc": "A"}
     return " ".join(f"{text} {scores[prefix + name]:.4f}" for name, text in names.items() if prefix + name in scores)
+
+
+def _full(scores: dict) -> str:
+    """All scores, in few letters: of each head its own, for valence and arousal CCC, Pearson's r, RMSE and SAGR."""
+    parts = [f"loss {scores['loss']:.4f}"]
+    if "accuracy" in scores:
+        parts.append(f"accuracy {scores['accuracy']:.4f} F1 {scores['macro_f1']:.4f}")
+    for head in ("valence", "arousal"):
+        if f"{head}_ccc" in scores:
+            figures = [f"{name} {scores[f'{head}_{key}']:.3f}" for name, key in _AFFECT.items()]
+            parts.append(f"{head[0].upper()} {' '.join(figures)}")
+    return " | ".join(parts)
 
 
 def _duration(seconds: float) -> str:

@@ -116,11 +116,11 @@ class Workdir:
             )
 
     def begin(self, config: TrainConfig, environment: Mapping) -> None:
-        """Writes the configuration and the environment of a new run; warns when an earlier one had other versions.
+        """Writes the configuration and the environment of a new run; warns when an old one's environment was another.
 
         Args:
           config: of this run, checked.
-          environment: what JSON can hold, "versions" and "precision" among it.
+          environment: what JSON can hold, "versions", "precision" and "device" among it.
 
         Raises:
           UsageError: an earlier run computed in another precision, which its device chose.
@@ -135,10 +135,10 @@ class Workdir:
                 f"{self.folder} was begun in {before['precision']}, and --precision={config.precision} is "
                 f"{environment['precision']} on this device; go on where it was begun, or give a new --workdir"
             )
-        before, now = before["versions"], environment["versions"]
+        before, now = (found["versions"] | {"device": found.get("device")} for found in (before, environment))
         if changed := [f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
             warnings.warn(
-                f"{self.folder} was begun with other versions, so results may differ: {', '.join(changed)}",
+                f"{self.folder} was begun elsewhere, so results may differ: {', '.join(changed)}",
                 stacklevel=2,
             )
 
