@@ -1,13 +1,12 @@
 """How soon the first batch comes, and how much memory three epochs take, in a process of its own.
 
-    python -m benchmarks.input_start --dataset_dir=DIR
+    python -m benchmarks.input_start --dataset_dir=DIR [--start_epoch=2 --start_position=1280]
 
-Prints JSON: first_batch in seconds after the imports, memory in bytes after each epoch.
+Prints JSON: first_batch in seconds after the imports, memory after each epoch, the highest until then, in bytes.
 """
 
 import argparse
 import json
-import os
 import time
 
 EPOCHS = 3
@@ -19,6 +18,8 @@ def main() -> None:
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--image_size", type=int, default=224)
+    parser.add_argument("--start_epoch", type=int, default=0, help=f"the stream begins here, and ends after {EPOCHS}")
+    parser.add_argument("--start_position", type=int, default=0, help="in examples, a multiple of --batch_size")
     flags = parser.parse_args()
 
     from datasets.augmentation import AugmentConfig
@@ -27,20 +28,20 @@ def main() -> None:
     start = time.perf_counter()
     dataset = make_train(
         flags.dataset_dir, batch_size=flags.batch_size, image_size=flags.image_size, augment=AugmentConfig(),
-        epochs=EPOCHS,
+        epochs=EPOCHS, start=(flags.start_epoch, flags.start_position),
     )  # fmt: skip
-    epoch = len(dataset) // EPOCHS
+    epoch = (len(dataset) + flags.start_position // flags.batch_size) // (EPOCHS - flags.start_epoch)
     first_batch, memory = 0.0, []
-    for number, _ in enumerate(dataset, 1):
+    for number, _ in enumerate(dataset, 1 + flags.start_position // flags.batch_size):
         first_batch = first_batch or time.perf_counter() - start
         if number % epoch == 0:
-            memory.append(_resident())
+            memory.append(_highest_resident())
     print(json.dumps({"first_batch": first_batch, "memory": memory}))
 
 
-def _resident() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _highest_resident() -> int:
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
 
 
 if __name__ == "__main__":
