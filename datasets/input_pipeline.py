@@ -8,7 +8,8 @@ expression_probs, valence, arousal, mask (per head), id, and landmarks in pixels
 
 The stream is a function of (seed, epoch, row) alone: no thread count, process or restart changes it. Records are
 shuffled while encoded; `datasets.ordering` says how, and why any place in the stream is found at once. Python runs
-once per window of 1,024 records, to read them; all else is TensorFlow's.
+twice per window of 1,024 records, to draw its order and to read it (with cache="decoded" instead of reading, once per
+batch, to copy its rows); all else is TensorFlow's.
 """
 
 import numbers
@@ -18,7 +19,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from datasets import augmentation, labels, preprocessing
+from datasets import augmentation, faults, labels, preprocessing
+from datasets.augmentation import geometry
 from datasets.ordering import WINDOW, Order, example_seeds
 from datasets.selection import Selection
 from pipeline.errors import UsageError
@@ -74,20 +76,23 @@ def make_train(
       seed: of the order and of every augmentation.
       epochs: the stream ends after this many, counted from epoch 0; None is never.
       start: (epoch, position) to begin at, position in examples of this host's epoch. What comes is exactly the rest
-        of the stream; the time to it does not grow with the position.
+        of the stream; the time to it does not grow with the position. With drop_remainder, mixup or CutMix it must be
+        the start of a batch of the whole stream.
       shuffle: False keeps the published order.
       balance: "weights" multiplies the expression's mask by the class weight of the target, at most
-        `max_class_weight`; "resample" gives each class an equal part of the epoch.
-      num_classes: 7 gives contempt no weight and no part of the epoch.
-      drop_remainder: True leaves out what does not fill the last batch of an epoch, other examples in each. False
-        lets batches run on over the end of an epoch; only the stream's last may be smaller.
-      cache: "encoded" keeps records, as they are first read; "decoded" keeps resized images, made before this returns
-        (image_size² × 3 bytes each); "auto" takes the first of decoded, encoded and none that fits in a quarter of
-        the free memory.
+        `max_class_weight`, counted from the labels of `split` (of a whole split and eight classes, those of
+        statistics.json); "resample" gives each class an equal part of the epoch.
+      num_classes: 8, or 7, which gives contempt no weight and no part of the epoch.
+      drop_remainder: True leaves out what does not fill the last batch of an epoch (with shuffle other examples in
+        each, else always the last). False lets batches run on over the end of an epoch; only the stream's last may be
+        smaller.
+      cache: "encoded" keeps records, as they are first read; "decoded" keeps resized images (image_size² × 3 bytes
+        each); "auto" takes the first of decoded, encoded and none that fits in a quarter of the free memory. Where it
+        is "decoded", the whole split is decoded before this returns, and so before the first batch.
       heads: those of "expression", "valence", "arousal" that must have a known label in the split.
       landmarks: whether elements have them.
       host_index, host_count: each host of a job gets another part of each epoch, all of the same length; at most
-        `host_count` - 1 examples are left out, other ones in each epoch.
+        `host_count` - 1 examples are left out (with shuffle other ones in each epoch, else always the last).
       num_threads: decoding threads; None is one per core.
       deterministic: False lets examples overtake each other.
       prefetch_to_device: whether batches are copied to the first accelerator ahead of time. They have no `id` then,
@@ -96,7 +101,9 @@ def make_train(
 
     Raises:
       UsageError: an argument has a value that nothing accepts.
-      DataError: the dataset is not published, damaged, or holds nothing to learn from.
+      DataError: the dataset is not published, damaged, or holds nothing to learn from, or a class has no example to
+        weigh. A byte that was changed within a shard is found when it is read: here with cache="decoded", else while
+        the stream is, as a `tf.errors.OpError` that `datasets.faults.explained` turns into a DataError.
     """
     _check_choice("place", place, PLACES)
     _check_choice("balance", balance, BALANCES)
@@ -107,10 +114,14 @@ def make_train(
     if not max_class_weight > 0:
         raise UsageError(f"max_class_weight is {max_class_weight}; it must be above 0")
     _check_range("epochs", 1 if epochs is None else epochs, 1, 2**31)
+    if augment is not None and augment.resamples:
+        _check_range("image_size with augment", image_size, 2, geometry.LARGEST_SIDE)
     selection = Selection(dataset, split, data_dir)
     selection.check_labels([*heads, *["expression"] * (balance != "none")])
-    classes = selection.classes(num_classes) if balance == "resample" else None
-    epoch_length = Order(selection.count, classes=classes).epoch_length
+    classes = selection.classes(num_classes)
+    weights = selection.class_weights(max_class_weight, num_classes) if balance == "weights" else None
+    resampled = classes if balance == "resample" else None
+    epoch_length = Order(selection.count, classes=resampled).epoch_length
     first, length = _part(epoch_length, host_index, host_count, equal=True)
     if drop_remainder:
         if batch_size > length:
@@ -119,14 +130,14 @@ def make_train(
                 "hosts, so no batch is ever full; take smaller batches or drop_remainder=False"
             )
         length -= length % batch_size
-    order = Order(selection.count, seed, shuffle, classes, first, length)
-    _check_start(start, length, epochs, batch_size if drop_remainder else 1)
+    order = Order(selection.count, seed, shuffle, resampled, first, length)
+    mixes = augment is not None and bool(augment.mixup or augment.cutmix)
+    _check_start(start, length, epochs, batch_size, drop_remainder=drop_remainder, mixes=mixes)
 
     steps = []
     if place == "pipeline" and augment is not None:
         steps.append(lambda batch: augmentation.augment_batch(batch, augment, batch["seeds"]))
-    if place == "pipeline" and balance == "weights":
-        weights = selection.class_weights(max_class_weight, num_classes)
+    if place == "pipeline" and weights is not None:
         steps.append(lambda batch: labels.apply_class_weights(batch, weights))
     steps.append(_without(["seeds"] * (place == "pipeline") + ["id"] * prefetch_to_device))
     batches = _batches(
@@ -246,7 +257,11 @@ def _batches(
 
 
 def _decoded(selection: Selection, image_size: int, landmarks: bool, threads: int) -> dict:
-    """All columns of a selection as arrays [count, …], images resized."""
+    """All columns of a selection as arrays [count, …], images resized.
+
+    Raises:
+      DataError: a record is damaged.
+    """
     order = Order(selection.count, shuffle=False, length=selection.count)
     batches = _batches(
         selection, order, start=(0, 0), epochs=1, batch_size=_DECODED_AT_ONCE, drop_remainder=False,
@@ -256,9 +271,10 @@ def _decoded(selection: Selection, image_size: int, landmarks: bool, threads: in
     columns = tf.nest.map_structure(
         lambda spec: np.empty([selection.count, *spec.shape[1:]], spec.dtype.as_numpy_dtype), batches.element_spec
     )
-    for index, batch in enumerate(batches.as_numpy_iterator()):
-        for column, values in zip(tf.nest.flatten(columns), tf.nest.flatten(batch)):
-            column[index * _DECODED_AT_ONCE :][: len(values)] = values
+    with faults.explained():
+        for index, batch in enumerate(batches.as_numpy_iterator()):
+            for column, values in zip(tf.nest.flatten(columns), tf.nest.flatten(batch)):
+                column[index * _DECODED_AT_ONCE :][: len(values)] = values
     return columns
 
 
@@ -287,13 +303,23 @@ def _part(count: int, host_index: int, host_count: int, *, equal: bool) -> tuple
     return first, count // host_count if equal else stop - first
 
 
-def _check_start(start: tuple[int, int], length: int, epochs: int | None, multiple: int) -> None:
-    epoch, position = start
+def _check_start(
+    start: tuple[int, int], length: int, epochs: int | None, batch_size: int, *, drop_remainder: bool, mixes: bool
+) -> None:
+    try:
+        epoch, position = start
+    except (TypeError, ValueError):
+        raise UsageError(f"start is {start!r}; it must be two whole numbers, (epoch, position)") from None
     _check_range("start's epoch", epoch, 0, 2**31 if epochs is None else epochs - 1)
     _check_range("start's position", position, 0, length - 1)
-    if position % multiple:
+    if drop_remainder and position % batch_size:
         raise UsageError(
-            f"start's position is {position}; with drop_remainder it must be a multiple of the batch size {multiple}"
+            f"start's position is {position}; with drop_remainder it must be a multiple of the batch size {batch_size}"
+        )
+    if mixes and (examples := epoch * length + position) % batch_size:
+        raise UsageError(
+            f"start is {start}, after {examples} examples of the stream; mixup and CutMix mix the examples of a batch, "
+            f"so it must be where one begins: after a multiple of the batch size {batch_size}"
         )
 
 

@@ -26,6 +26,7 @@ from pipeline.records import DATASET, EXPRESSIONS, VERSION
 _NUMBERS = ("shard", "position", "offset", "length", "expression", "valence", "arousal", "height", "width")
 _CRC = struct.Struct("<I")
 _OPEN_FILES = 128
+_NUM_CLASSES = (7, 8)
 
 
 class Selection:
@@ -33,6 +34,7 @@ class Selection:
 
     Attributes:
       count: records.
+      split: as it was asked for.
       splits: names of the splits that they are of.
       record_bytes: of all records together.
       expression: int8 [count], -1 when unknown.
@@ -40,7 +42,7 @@ class Selection:
     """
 
     def __init__(self, dataset: str, split: str, data_dir: str | None):
-        self.folder = _folder(dataset, data_dir)
+        self.folder, self.split = _folder(dataset, data_dir), split
         manifest = checking.read_manifest(self.folder)
         for name in ("dataset_info.json", "features.json", "records.parquet", "statistics.json"):
             _check_digest(os.path.join(self.folder, name), manifest["files"].get(name))
@@ -93,12 +95,32 @@ class Selection:
             )
 
     def classes(self, num_classes: int = len(EXPRESSIONS)) -> np.ndarray:
-        """`expression`, int8 [count], where of seven classes contempt is unknown."""
+        """`expression`, int8 [count], where of seven classes contempt is unknown.
+
+        Raises:
+          UsageError: `num_classes` is neither 7 nor 8.
+        """
+        if num_classes not in _NUM_CLASSES:
+            raise UsageError(
+                f"num_classes is {num_classes!r}; it must be {' or '.join(map(str, _NUM_CLASSES))}: all, or all but "
+                "contempt"
+            )
         return np.where(self.expression < num_classes, self.expression, np.int8(-1))
 
     def class_weights(self, cap: float, num_classes: int = len(EXPRESSIONS)) -> np.ndarray:
-        """float32 [8], as `labels.class_weights`, of the `classes` of the selection."""
-        return labels.class_weights(self.classes(num_classes), cap=cap)
+        """float32 [8], as `labels.class_weights`, of the `classes` of the selection; of seven contempt has 0.
+
+        Raises:
+          UsageError: `num_classes` is neither 7 nor 8.
+          DataError: a class has no example, so that there is no weight of it.
+        """
+        weights = labels.class_weights(self.classes(num_classes), cap=cap)
+        if missing := [name for name, weight in zip(EXPRESSIONS[:num_classes], weights) if not weight]:
+            raise DataError(
+                f"{', '.join(missing)}: no example in {self.split!r}, so there is no class weight; give balance=none"
+                + (", or num_classes=7" if missing == ["contempt"] else "")
+            )
+        return weights
 
     def known(self, head: str) -> np.ndarray:
         """bool [count]: which records have a label of `head`; votes without a majority are one."""
@@ -110,8 +132,11 @@ class Selection:
 
     def image_keys(self) -> np.ndarray:
         """uint64 [count]: the first 64 bits of the sha256 of each image's source bytes."""
-        keys = [[int(text[:16], 16) for text in table["sha256"].to_pylist()] for table in self._tables(["sha256"])]
-        return np.concatenate([np.array(some, np.uint64) for some in keys])[self._places]
+        parts = [
+            np.array([int(text[:16], 16) for text in table["sha256"].to_pylist()], np.uint64)
+            for table in self._tables(["sha256"])
+        ]
+        return np.concatenate(parts)[self._places]
 
     def keep_records(self) -> None:
         """From now on a record that was read stays in memory."""
@@ -154,7 +179,9 @@ class Selection:
         records = []
         for first, stop in zip([0, *pieces], [*pieces, len(rows)] if len(rows) else []):
             start = int(offsets[first])
-            data = os.pread(self._open(int(shards[first])).fileno(), int(ends[stop - 1]) - start, start)
+            # Held here, because another thread may push it out of the cache, and so close it, while it is read.
+            file = self._open(int(shards[first]))
+            data = os.pread(file.fileno(), int(ends[stop - 1]) - start, start)
             for offset, end in zip((offsets[first:stop] - start).tolist(), (ends[first:stop] - start).tolist()):
                 # A frame is length, its checksum, the record, its checksum; the length is known from the table.
                 record = data[offset + 12 : end - 4]
@@ -179,7 +206,7 @@ def _parts(folder: str, split: str) -> list[tuple[str, int, int]]:
     splits = tfds.builder_from_directory(folder).info.splits
     try:
         instructions = splits[split].file_instructions
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, NotImplementedError) as error:
         raise UsageError(
             f"split {split!r} cannot be read: {str(error).splitlines()[0]} {folder} has {', '.join(splits)}; slices "
             "are written 'train[:80%]', sums 'train+validation'"

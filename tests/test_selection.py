@@ -1,0 +1,60 @@
+"""What is known of a split before its shards are read."""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from datasets.selection import Selection
+from pipeline.errors import DataError, UsageError
+
+
+def test_parts_of_the_table_change_nothing(sample_dataset, tmp_path):
+    """Large datasets have a row group for each batch of inputs, here seven rows."""
+    copy = pathlib.Path(shutil.copytree(sample_dataset, tmp_path / "1.0.0"))
+    table = copy / "records.parquet"
+    pq.write_table(pq.read_table(table), table, row_group_size=7)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"][table.name] = hashlib.sha256(table.read_bytes()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert pq.ParquetFile(sample_dataset / table.name).num_row_groups == 1 < pq.ParquetFile(table).num_row_groups
+    for split in ("train", "validation+train[20:70]"):
+        one, several = (Selection(str(folder), split, None) for folder in (sample_dataset, copy))
+        rows = np.random.default_rng(0).permutation(one.count)
+        assert one.splits == several.splits and one.image_sizes == several.image_sizes
+        np.testing.assert_array_equal(one.expression, several.expression)
+        np.testing.assert_array_equal(one.known("valence"), several.known("valence"))
+        np.testing.assert_array_equal(one.image_keys(), several.image_keys())
+        np.testing.assert_array_equal(one.read(rows), several.read(rows))
+        for name in ("id", "sha256", "shard", "expression_probs"):
+            assert one.column(name).to_pylist() == several.column(name).to_pylist()
+
+
+def test_a_record_is_read_though_its_file_leaves_the_cache(sample_dataset, monkeypatch):
+    """Another thread may open so many shards that this one is closed before its bytes are read."""
+    selection = Selection(str(sample_dataset), "train", None)
+    expected, pread = selection.read(np.arange(96)), os.pread
+
+    def evicted(*given):
+        selection._open.cache_clear()
+        return pread(*given)
+
+    monkeypatch.setattr(os, "pread", evicted)
+    np.testing.assert_array_equal(selection.read(np.arange(96)), expected)
+
+
+def test_only_contempt_can_be_left_out(sample_dataset):
+    selection = Selection(str(sample_dataset), "train", None)
+    selection.expression = np.where(selection.expression == 7, np.int8(0), selection.expression)
+    said = "^contempt: no example in 'train', so there is no class weight; give balance=none, or num_classes=7$"
+    with pytest.raises(DataError, match=said):
+        selection.class_weights(10.0)
+    weights = selection.class_weights(10.0, 7)
+    assert weights[7] == 0 and weights[:7].all()
+    with pytest.raises(UsageError, match="num_classes is 9; it must be 7 or 8"):
+        selection.class_weights(10.0, 9)
