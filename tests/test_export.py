@@ -42,11 +42,12 @@ def workdir(model, sample_dataset, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(workdir, tmp_path_factory):
-    """(version, lines said) of an export; shared: do not change it."""
-    copy = tmp_path_factory.mktemp("exported") / "run"
-    shutil.copytree(workdir, copy)
+    """(version, lines said) of an export of a relative work directory; shared: do not change it."""
+    folder = tmp_path_factory.mktemp("exported")
+    shutil.copytree(workdir, folder / "run")
     said = []
-    return exporting.export_model(copy, say=said.append), said
+    with contextlib.chdir(folder):
+        return folder / exporting.export_model("run", say=said.append), said
 
 
 @pytest.fixture
@@ -209,13 +210,6 @@ def test_what_it_started_from_is_said(copy, model, sample_dataset, tmp_path):
     moved = shutil.copytree(version, tmp_path / "moved")
     (ancestor,) = subject.from_export(str(moved), "", batch_size=4).ancestors
     assert ancestor.name == "run" and ancestor.trained_on["digest"] == json.loads(text)["dataset"]["digest"]
-
-
-@pytest.mark.usefixtures("asked_here")
-def test_a_relative_work_directory(copy, monkeypatch):
-    monkeypatch.chdir(copy.parent)
-    folder = exporting.export_model(copy.name, say=lambda line: None)
-    assert (copy.parent / folder / "saved_model.pb").exists()
 
 
 @pytest.mark.usefixtures("asked_here")
