@@ -4,9 +4,7 @@ Opening one checks what can be checked without reading the shards: the tables' s
 is as long as its records. Each record's own checksum is checked when it is read.
 """
 
-import functools
 import hashlib
-import io
 import operator
 import os
 import struct
@@ -25,7 +23,6 @@ from pipeline.records import DATASET, EXPRESSIONS, VERSION
 
 _NUMBERS = ("shard", "position", "offset", "length", "expression", "valence", "arousal", "height", "width")
 _CRC = struct.Struct("<I")
-_OPEN_FILES = 128
 _NUM_CLASSES = (7, 8)
 
 
@@ -55,7 +52,6 @@ class Selection:
         )
         self._paths = [os.path.join(self.folder, shard["file"]) for shard in shards]
         self._kept: dict[int, bytes] | None = None
-        self._open = functools.lru_cache(_OPEN_FILES)(lambda shard: io.FileIO(self._paths[shard]))
 
         found = self._read_numbers()
         order = np.lexsort((found["position"], found["shard"], found["split"]))
@@ -179,9 +175,9 @@ class Selection:
         records = []
         for first, stop in zip([0, *pieces], [*pieces, len(rows)] if len(rows) else []):
             start = int(offsets[first])
-            # Held here, because another thread may push it out of the cache, and so close it, while it is read.
-            file = self._open(int(shards[first]))
-            data = os.pread(file.fileno(), int(ends[stop - 1]) - start, start)
+            # Opened anew: TensorFlow never forgets a stream's functions, and so a file that they hold is never closed.
+            with open(self._paths[shards[first]], "rb", buffering=0) as file:
+                data = os.pread(file.fileno(), int(ends[stop - 1]) - start, start)
             for offset, end in zip((offsets[first:stop] - start).tolist(), (ends[first:stop] - start).tolist()):
                 # A frame is length, its checksum, the record, its checksum; the length is known from the table.
                 record = data[offset + 12 : end - 4]
