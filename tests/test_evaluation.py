@@ -2,19 +2,23 @@
 
 import csv
 import dataclasses
+import hashlib
 import html.parser
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline import conversion, publishing
-from pipeline.errors import DataError, EnvironmentFault, UsageError
+from pipeline import command, conversion, publishing
+from pipeline.errors import DataError, EnvironmentFault, InvariantError, UsageError
 from pipeline.records import EXPRESSIONS
 from pipeline.settings import Settings
 
@@ -27,8 +31,11 @@ from trainers import (  # noqa: E402
     comparison_page,
     comparison_plots,
     config,
+    evaluate,
     evaluation,
     evaluation_files,
+    evaluation_page,
+    evaluation_plots,
     prediction,
     saliency,
     subject,
@@ -57,13 +64,15 @@ def tiny_model(seed: int = 0, heads=HEADS, classes: int = 8) -> keras.Model:
     return keras.Model(image, outputs, name="custom_cnn")
 
 
-def tiny_workdir(folder: Path, dataset: Path, model: keras.Model) -> Path:
-    """What a training leaves behind."""
+def tiny_workdir(
+    folder: Path, dataset: Path, model: keras.Model, *, train: str = "train", validation: str = "validation", **given
+) -> Path:
+    """What a training leaves behind; `given` are fields of its configuration."""
     folder.mkdir(parents=True)
     model.save(folder / "best.keras")
     settings = config.TrainConfig(
         data_dir=str(dataset.parents[2]), name=dataset.parent.name, backbone="custom_cnn", image_size=SIZE,
-        heads=tuple(model.output),
+        heads=tuple(model.output), **given,
     )  # fmt: skip
     (folder / "config.json").write_text(config.to_json(settings))
     (folder / "environment.json").write_text(
@@ -73,8 +82,8 @@ def tiny_workdir(folder: Path, dataset: Path, model: keras.Model) -> Path:
                     "folder": str(dataset),
                     "name": dataset.parent.name,
                     "digest": publishing.digest(dataset),
-                    "train_split": "train",
-                    "validation_split": "validation",
+                    "train_split": train,
+                    "validation_split": validation,
                 }
             }
         )
@@ -93,6 +102,12 @@ def workdir(sample_dataset, tmp_path_factory) -> Path:
     options = evaluation.Options(resamples=40, allow_leak=True)
     evaluation.evaluate(chosen, str(sample_dataset), "train", str(folder / "eval"), options, say=lambda line: None)
     return folder
+
+
+@pytest.fixture(scope="module")
+def chosen(workdir) -> subject.Subject:
+    """The model of that training, read once more."""
+    return subject.from_workdir(str(workdir), batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +146,13 @@ def test_every_call_has_one_shape(sample_dataset):
     assert shapes == {(7, SIZE, SIZE, 3)} and selection.count % 7
     assert predictor.heads == ("expression", "valence") and set(predictions.outputs) == {"expression", "valence"}
     assert len(predictions.outputs["expression"]) == selection.count
+
+
+def test_examples_that_do_not_come_are_noticed(chosen, sample_dataset, monkeypatch):
+    make_eval = prediction.make_eval
+    monkeypatch.setattr(prediction, "make_eval", lambda *arguments, **given: make_eval(*arguments, **given).take(1))
+    with pytest.raises(InvariantError, match=r"16 of 96 examples came"):
+        prediction.predict(chosen.predictor, Selection(sample_dataset, "train", None))
 
 
 def test_truth_is_that_of_the_records(sample_dataset):
@@ -192,6 +214,8 @@ def test_files_agree_with_each_other(workdir, metrics):
         confusion = list(csv.reader(file))
     assert confusion[0][1:] == list(EXPRESSIONS) and sum(int(n) for row in confusion[1:] for n in row[1:]) == len(known)
     assert sum(int(row[1 + EXPRESSIONS.index(row[0])]) for row in confusion[1:]) == right
+    confusion_sha256 = hashlib.sha256((workdir / "eval" / "confusion_matrix.csv").read_bytes()).hexdigest()
+    assert metrics["confusion_sha256"] == confusion_sha256
     assert metrics["guard"]["allowed"] == ["leak"] and metrics["guard"]["shared_with_train"] == len(rows)
 
 
@@ -235,6 +259,13 @@ class Page(html.parser.HTMLParser):
     def handle_data(self, data):
         self.text += data
 
+    def rows(self) -> list[list[str]]:
+        """The texts of the cells of every row of a table; of rows of one name the first counts."""
+        texts = (
+            re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr>.*?</tr>", self.source, re.S)
+        )
+        return [[html.unescape(re.sub(r"<.*?>", " ", text)).strip() for text in row] for row in texts][::-1]
+
     def alts(self) -> list[str]:
         return [attributes["alt"] for tag, attributes in self.elements if tag == "img"]
 
@@ -264,13 +295,43 @@ def test_report_shows_everything(workdir, metrics):
     with open(workdir / "eval" / "predictions.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["true_expression"] not in ("", row["expression"])]
     surest = max(rows, key=lambda row: max(float(row[name]) for name in EXPRESSIONS))
-    titles = [attributes["title"] for tag, attributes in page.elements if tag == "figure" and "title" in attributes]
+    figures = [attributes for tag, attributes in page.elements if tag == "figure"]
+    titles = [attributes["title"] for attributes in figures if "title" in attributes]
     assert titles[0] == surest["id"]
-    assert (workdir / "eval" / "report.pdf").read_bytes().startswith(b"%PDF")
+    # The PDF has the text on pages of its own, each plot, and the two kinds of faces.
+    pages = -(-len(list(evaluation_page._text(metrics))) // evaluation_page._LINES_PER_PAGE)
+    pages += len(figures) - len(titles) + 2
+    assert re.findall(rb"/Count (\d+)", (workdir / "eval" / "report.pdf").read_bytes()) == [b"%d" % pages]
 
 
-def test_same_evaluation_same_bytes(workdir, sample_dataset, tmp_path):
-    chosen = subject.from_workdir(str(workdir), batch_size=16)
+def test_the_pdf_says_what_the_page_says(metrics):
+    lines = list(evaluation_page._text(metrics))
+    for start in (
+        "first on sample train: 96 examples", "dataset ", "model: custom_cnn", "intervals: 40 resamples",
+        "leakage: of these images 96 were trained on, 0 chose the checkpoint; by sha256", "allowed by flag: leak",
+        "  contempt: a prediction of it is wrong", "classes, under the protocol eight", "contempt precision",
+        f"valence: {metrics['valence']['zeros']} examples are exactly 0",
+    ):  # fmt: skip
+        assert [line for line in lines if line.startswith(start)], start
+    assert [line for line in lines if " images a second in batches of 16, CPU" in line]
+    assert not [line for line in lines if "mirror" in line or "started from" in line or "not scored" in line]
+    guard = metrics["guard"] | {"started_from": ["first \u202e", "b"], "shared_with_ancestors": 1234, "allowed": []}
+    others = metrics | {
+        "guard": guard, "model": metrics["model"] | {"tta_flip": True},
+        "unscored": {"arousal": "arousal: the model does not predict it"},
+    }  # fmt: skip
+    lines = list(evaluation_page._text(others))
+    assert "each answer is the mean over the image and its mirror image" in lines
+    assert r"started from the weights of first \u202e, b" in lines
+    assert "not scored: arousal: the model does not predict it" in lines
+    assert "0 chose the checkpoint, 1,234 were seen by a model that this one started from; by" in " ".join(lines)
+    unchecked = others | {"guard": guard | {"checked": False, "reason": "nobody knows", "allowed": ["leak"]}}
+    assert "leakage: not checked: nobody knows" in list(evaluation_page._text(unchecked))
+    assert evaluation.summary(unchecked)[-2:] == ["leakage: not checked: nobody knows", "allowed by flag: leak"]
+    assert max(map(len, lines)) <= evaluation_page._WIDTH
+
+
+def test_same_evaluation_same_bytes(workdir, chosen, sample_dataset, tmp_path):
     options = evaluation.Options(resamples=40, allow_leak=True, report=False)
     evaluation.evaluate(chosen, str(sample_dataset), "train", str(tmp_path), options, say=lambda line: None)
     for name in ("predictions.csv", "confusion_matrix.csv"):
@@ -280,42 +341,100 @@ def test_same_evaluation_same_bytes(workdir, sample_dataset, tmp_path):
     assert set(os.listdir(workdir / "eval")) - set(os.listdir(tmp_path)) == {"report.html", "report.pdf"}
 
 
-def test_single_class(workdir, sample_dataset, tmp_path):
-    lines = []
-    chosen = subject.from_workdir(str(workdir), batch_size=16)
+@pytest.mark.slow
+def test_same_metrics_same_pages(workdir, chosen, sample_dataset, tmp_path, monkeypatch):
+    speed, write = json.loads((workdir / "eval" / "metrics.json").read_text())["speed"], evaluation_page.write
+
+    def write_with_that_speed(output, metrics, *arguments):
+        write(output, metrics | {"speed": speed}, *arguments)
+
+    monkeypatch.setattr(evaluation_page, "write", write_with_that_speed)
+    options = evaluation.Options(resamples=40, allow_leak=True)
+    evaluation.evaluate(chosen, str(sample_dataset), "train", str(tmp_path), options, say=lambda line: None)
+    for name in ("report.html", "report.pdf"):
+        assert (tmp_path / name).read_bytes() == (workdir / "eval" / name).read_bytes(), name
+
+
+def test_what_a_killed_evaluation_leaves_passes_for_nothing(workdir, chosen, sample_dataset, tmp_path, monkeypatch):
+    folder = shutil.copytree(workdir / "eval", tmp_path / "eval")
+    for name in (
+        ".predictions.csv.99999999",
+        ".report.pdf.99999999",
+        f".report.html.{os.getppid()}",
+        ".notes.99999999",
+    ):
+        (folder / name).write_text("half")
+
+    options = evaluation.Options(resamples=0, report=False)
+    monkeypatch.setattr(evaluation_files, "write_metrics", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluation.evaluate(chosen, str(sample_dataset), "test", str(folder), options, say=lambda line: None)
+    left = {
+        ".notes.99999999",
+        f".report.html.{os.getppid()}",
+        "confusion_matrix.csv",
+        "metrics.json",
+        "predictions.csv",
+    }
+    assert set(os.listdir(folder)) == left
+    metrics = evaluation_files.read_metrics(str(folder))
+    with pytest.raises(DataError, match=r"predictions.csv is not what metrics.json was computed from"):
+        evaluation_files.read_predictions(str(folder), metrics["predictions_sha256"])
+    confusion_sha256 = hashlib.sha256((folder / "confusion_matrix.csv").read_bytes()).hexdigest()
+    assert metrics["confusion_sha256"] != confusion_sha256
+
+
+@pytest.fixture(scope="module")
+def of_one_class(chosen, sample_dataset, tmp_path_factory) -> Path:
+    """An evaluation of some examples of one class."""
+    folder = tmp_path_factory.mktemp("happy")
     options = evaluation.Options(resamples=20, only="happy", num_samples=5, allow_leak=True)
-    metrics = evaluation.evaluate(chosen, str(sample_dataset), "train", str(tmp_path), options, say=lines.append)
+    evaluation.evaluate(chosen, str(sample_dataset), "train", str(folder), options, say=lambda line: None)
+    return folder
+
+
+def test_single_class(of_one_class):
+    metrics = evaluation_files.read_metrics(str(of_one_class))
     assert metrics["dataset"]["evaluated"] == 5 and metrics["only"] == "happy"
-    with open(tmp_path / "predictions.csv", newline="") as file:
+    assert "of happy alone" in evaluation.summary(metrics)[0]
+    with open(of_one_class / "predictions.csv", newline="") as file:
         assert {row["true_expression"] for row in csv.DictReader(file)} == {"happy"}
     eight = metrics["expression"]["protocols"]["eight"]
     assert eight["plain"]["recall/happy"]["value"] == eight["plain"]["accuracy"]["value"]
     assert eight["plain"]["roc_auc"]["value"] is None and len(eight["absent"]) == 7
     # What is common to model and dataset does not depend on which of its examples are looked at.
     assert metrics["expression"]["protocols"]["common"]["classes"] == list(EXPRESSIONS)
-    page = Page(tmp_path / "report.html")
-    assert "of happy alone" in page.text and not [alt for alt in page.alts() if alt.startswith("ROC")]
+    page = Page(of_one_class / "report.html")
+    alts = page.alts()
+    assert "of happy alone" in page.text and not [alt for alt in alts if alt.startswith("ROC")]
+    for start in ("Confusion matrix", "Accuracy against", "Confidence of right"):
+        assert [alt for alt in alts if alt.startswith(start)], start
+    assert len([alt for alt in alts if alt.startswith("happy, taken for")]) == 5
 
 
-def test_without_expressions(sample_dataset, tmp_path):
-    folder = tiny_workdir(tmp_path / "affect", sample_dataset, tiny_model(heads=("valence",)))
+@pytest.fixture(scope="module")
+def of_valence(sample_dataset, tmp_path_factory) -> tuple[subject.Subject, Path]:
+    """A model of valence alone, and its evaluation."""
+    folder = tiny_workdir(tmp_path_factory.mktemp("affect") / "v", sample_dataset, tiny_model(heads=("valence",)))
     (folder / "eval").mkdir()
     (folder / "eval" / "confusion_matrix.csv").write_text("of an earlier evaluation")
-    chosen = subject.from_workdir(str(folder), batch_size=16)
-    metrics = evaluation.evaluate(
-        chosen, str(sample_dataset), "test", str(folder / "eval"), evaluation.Options(resamples=0),
-        say=lambda line: None,
-    )  # fmt: skip
+    model = subject.from_workdir(str(folder), batch_size=16)
+    options = evaluation.Options(resamples=0)
+    evaluation.evaluate(model, str(sample_dataset), "test", str(folder / "eval"), options, say=lambda line: None)
+    return model, folder / "eval"
+
+
+def test_without_expressions(of_valence, sample_dataset, tmp_path):
+    model, folder = of_valence
+    metrics = evaluation_files.read_metrics(str(folder))
     assert metrics["heads"] == ["valence"] and set(metrics["unscored"]) == {"expression", "arousal"}
     assert metrics["valence"]["figures"]["ccc"]["low"] is None
-    page = Page(folder / "eval" / "report.html")
-    assert "Not scored: arousal: the model does not predict it." in page.text
-    assert not (folder / "eval" / "confusion_matrix.csv").exists()
-    evaluation.evaluate(
-        chosen, str(sample_dataset), "test", str(folder / "eval"), evaluation.Options(resamples=0, report=False),
-        say=lambda line: None,
-    )  # fmt: skip
-    assert sorted(os.listdir(folder / "eval")) == ["metrics.json", "predictions.csv"]
+    assert "Not scored: arousal: the model does not predict it." in Page(folder / "report.html").text
+    assert sorted(os.listdir(folder)) == ["metrics.json", "predictions.csv", "report.html", "report.pdf"]
+    again = shutil.copytree(folder, tmp_path / "again")
+    options = evaluation.Options(resamples=0, report=False)
+    evaluation.evaluate(model, str(sample_dataset), "test", str(again), options, say=lambda line: None)
+    assert sorted(os.listdir(again)) == ["metrics.json", "predictions.csv"]
 
 
 @pytest.fixture(scope="module")
@@ -338,9 +457,8 @@ def contemptless(tmp_path_factory, sample_faces_dir) -> Path:
     return Path(conversion.convert(settings).dataset_dir)
 
 
-def test_another_dataset_with_other_classes(workdir, contemptless, sample_dataset, tmp_path):
+def test_another_dataset_with_other_classes(chosen, contemptless, sample_dataset, tmp_path):
     lines = []
-    chosen = subject.from_workdir(str(workdir), batch_size=16)
     metrics = evaluation.evaluate(
         chosen, str(contemptless), "test", str(tmp_path), evaluation.Options(resamples=20, protocol="common"),
         say=lines.append,
@@ -351,6 +469,8 @@ def test_another_dataset_with_other_classes(workdir, contemptless, sample_datase
     assert found["eight"]["mapping"] == ["contempt: no example is of it; a prediction of it is wrong"]
     assert found["common"]["mapping"] == ["contempt: masked in the prediction; 0 faces left out"]
     assert "  contempt: masked in the prediction; 0 faces left out" in lines
+    assert "  contempt: no example is of it; a prediction of it is wrong" in evaluation_page._text(metrics)
+    assert "  without an example, and so left out of every mean: contempt" in evaluation_page._text(metrics)
     assert found["common"]["plain"] == found["seven"]["plain"]
     assert metrics["heads"] == ["expression"] and metrics["unscored"]["valence"] == "valence: no example has a label"
     page = Page(tmp_path / "report.html")
@@ -372,8 +492,28 @@ def test_another_dataset_with_other_classes(workdir, contemptless, sample_datase
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_leaks_and_wrong_requests_leave_nothing_behind(workdir, sample_dataset, tmp_path):
-    chosen = subject.from_workdir(str(workdir), batch_size=16)
+def test_a_model_without_a_class_that_the_dataset_has(contemptless, sample_dataset, tmp_path):
+    folder = tiny_workdir(
+        tmp_path / "seven", contemptless, tiny_model(), train="test[:80%]", validation="test[80%:]", num_classes=7
+    )
+    metrics = evaluation.evaluate(
+        subject.from_workdir(str(folder), batch_size=16), str(sample_dataset), "train", str(folder / "eval"),
+        evaluation.Options(resamples=0, report=False), say=lambda line: None,
+    )  # fmt: skip
+    truth = Selection(sample_dataset, "train", None).expression
+    contempt = int((truth == 7).sum())
+    assert contempt and metrics["guard"]["checked"] and metrics["model"]["classes"] == list(EXPRESSIONS[:7])
+    found = metrics["expression"]["protocols"]
+    assert found["eight"]["mapping"] == [f"contempt: the model was not trained on it; its {contempt} faces count"]
+    assert found["common"]["mapping"] == [f"contempt: masked in the prediction; {contempt} faces left out"]
+    assert found["common"]["classes"] == list(EXPRESSIONS[:7]) and found["common"]["absent"] == []
+    _, predictions = evaluation_files.read_predictions(str(folder / "eval"), metrics["predictions_sha256"])
+    right = predictions.outputs["expression"][:, :7].argmax(1) == truth
+    assert found["common"]["examples"] == len(truth) - contempt
+    assert found["common"]["plain"]["accuracy"]["value"] == pytest.approx(right[truth < 7].mean())
+
+
+def test_leaks_and_wrong_requests_leave_nothing_behind(chosen, sample_dataset, tmp_path):
     for split, options, message in (
         ("train", {}, "the model was trained on them"),
         ("validation", {}, "they chose the checkpoint"),
@@ -390,13 +530,12 @@ def test_leaks_and_wrong_requests_leave_nothing_behind(workdir, sample_dataset, 
         evaluation.Options(protocol="nine")
 
 
-def test_output_that_cannot_be_written(workdir, sample_dataset, tmp_path):
+def test_output_that_cannot_be_written(chosen, sample_dataset, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvironmentFault, match="file/eval cannot be made: Not a directory"):
         evaluation.evaluate(
-            subject.from_workdir(str(workdir), batch_size=16), str(sample_dataset), "test",
-            str(tmp_path / "file" / "eval"), evaluation.Options(resamples=0),
-        )  # fmt: skip
+            chosen, str(sample_dataset), "test", str(tmp_path / "file" / "eval"), evaluation.Options(resamples=0)
+        )
 
 
 def test_a_damaged_evaluation_is_named(workdir, tmp_path):
@@ -409,6 +548,26 @@ def test_a_damaged_evaluation_is_named(workdir, tmp_path):
     (folder / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(DataError, match=r"metrics.json, field valence.figures.ccc.low: it is missing; evaluate again"):
         evaluation_files.read_metrics(str(folder))
+
+
+def test_a_damaged_history_is_named_and_an_empty_cell_is_a_gap(tmp_path):
+    path = tmp_path / "history.csv"
+    assert evaluation_files.read_history(str(path)) == ()
+    path.write_text("epoch,best,loss,val_loss\n0,1,2.5,\n1,,1.5,1.4\n")
+    first, second = evaluation_files.read_history(str(path))
+    assert math.isnan(first["val_loss"]) and math.isnan(second["best"]) and second["val_loss"] == 1.4
+    figure = evaluation_plots.training((first, second))
+    assert [text.get_position()[0] for text in figure.axes[1].texts] == [0]  # the best epoch
+    for text in (
+        "best,loss\n1,2.5\n",
+        "epoch,loss\n0,2.5\n,1.5\n",
+        "epoch,loss\nx,1\n",
+        "epoch,loss\n0,1,2\n",
+        "a\n\0\n",
+    ):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"history.csv is damaged .*remove it, and the report has no training"):
+            evaluation_files.read_history(str(path))
 
 
 def test_grad_cam_points_at_what_speaks():
@@ -507,18 +666,59 @@ def test_ensemble_is_the_mean(evaluations):
 
 
 def test_comparison_page(evaluations, tmp_path):
-    entries = comparison.load(evaluations, ensemble=True)
-    entries[0] = dataclasses.replace(entries[0], name="_$lr$_")
-    rows = comparison.compare(entries, protocol="common", resamples=30, seed=0)
-    comparison_page.write(str(tmp_path / "c.html"), entries, rows, protocol="common", resamples=30)
+    # One evaluation lies elsewhere than its model, beside which the history is found all the same.
+    moved = shutil.copytree(Path(evaluations[0]) / "eval", tmp_path / "other_eval")
+    entries = comparison.load([str(moved), evaluations[1]], ensemble=True)
+    assert [len(entry.history) for entry in entries] == [2, 2, 0]
+    metrics = dict(entries[0].metrics) | {"only": "happy"}
+    metrics["model"] = metrics["model"] | {"bytes": 12_345_678, "training_seconds": 300.0}
+    metrics["speed"] = metrics["speed"] | {"images_per_second": 432.1}
+    seven = tuple(name for name in EXPRESSIONS if name != "fear")
+    entries[0] = dataclasses.replace(entries[0], name="_$lr$_", classes=seven, metrics=metrics)
+    settings = {"protocol": "eight", "resamples": 30, "seed": 5}
+    rows = comparison.compare(entries, **settings)
+    comparison_page.write(str(tmp_path / "c.html"), entries, rows, **settings)
     page = Page(tmp_path / "c.html")
     check_self_contained(page)
+    assert "protocol eight: all eight classes" in page.text and "30 resamples, seed 5," in page.text
+    assert "Comparison of happy alone" in page.text and "all examples are of happy" in page.text
+    (fear,) = [line for line in comparison.notes(entries, rows, "eight") if "fear" in line]
+    assert fear.startswith("_$lr$_: fear: the model was not trained on it") and fear in page.text
+    cells = {row[0]: row[1:] for row in page.rows()}
+    assert {cells[row.title][-1] for row in rows if row.winner} >= {"model (2)"}
+    assert all(cells[row.title][-1] == (row.winner or "–") for row in rows)
+    assert cells["parameters"][1:3] == ["698", "–"]
+    assert cells["size"][0] == "12.3 MB" and cells["training"][:2] == ["5 min", "–"]
+    assert cells["images a second"][0].startswith("432 ") and cells["images a second"][2] == "–"
+    accuracy = entries[1].predictions.outputs["expression"].argmax(1) == entries[1].predictions.truth["expression"]
+    assert cells["accuracy"][1].startswith(f"{accuracy.mean():.3f}") and " to " in cells["accuracy"][1]
     for start in ("Figures with", "ROC curves", "Precision-recall", "Accuracy against", "Validation loss"):
         assert [alt for alt in page.alts() if alt.startswith(start)], start
     assert "model (2) − ensemble" in page.text and "macro F1" in page.text
     figure = comparison_plots.figures([entry.name for entry in entries], rows[:1])
     texts = figure.legends[0].get_texts()
     assert [text.get_text().strip() for text in texts] == [r"_\$lr\$_", "model (2)", "ensemble"]
+
+
+def test_protocols_of_a_comparison(evaluations):
+    entries = comparison.load(evaluations, ensemble=False)
+    affect = []
+    for entry in entries:
+        outputs = {"valence": entry.predictions.outputs["valence"]}
+        predictions = dataclasses.replace(entry.predictions, outputs=outputs)
+        affect.append(
+            dataclasses.replace(entry, name=f"{entry.name} affect", classes=("happy",), predictions=predictions)
+        )
+    for some in (entries, affect):
+        with pytest.raises(UsageError, match="--protocol=nine is not accepted; give one of eight, seven"):
+            comparison.compare(some, protocol="nine", resamples=5, seed=0)
+    # Classes in common are those of the models that predict any.
+    views = comparison.views([*affect, *entries], "common")
+    assert list(views) == [entry.name for entry in entries]
+    for view in views.values():
+        assert [EXPRESSIONS[index] for index in view.classes] == entries[0].metrics["dataset"]["classes"]
+    rows = comparison.compare(affect, protocol="common", resamples=5, seed=0)
+    assert comparison.notes(affect, rows, "common") == []
 
 
 def test_comparison_of_other_examples_is_refused(evaluations, workdir, tmp_path):
@@ -563,21 +763,46 @@ def test_exported_model(sample_dataset, tmp_path):
     expected = predicted(model, sample_dataset, "test", batch_size=7)
     for head in HEADS:
         assert found.outputs[head] == pytest.approx(expected.outputs[head], abs=1e-6)
+    for size in (1, 128):
+        predictor = prediction.from_saved_model(str(folder / "export" / "1"), batch_size=size)
+        other = prediction.predict(predictor, selection)
+        for head in HEADS:
+            assert other.outputs[head] == pytest.approx(found.outputs[head], abs=1e-5), (size, head)
     with pytest.raises(DataError, match=r"holds no saved_model.pb"):
         subject.from_export(str(tmp_path), "", batch_size=7)
 
     # What stands beside the graph says what it was trained on, and is believed before a --workdir.
     moved = shutil.copytree(folder / "export" / "1", tmp_path / "moved")
     environment = json.loads((folder / "environment.json").read_text())
-    described = {"dataset": environment["dataset"], "num_classes": 7, "recipe": "", "backbone": "custom_cnn"}
+    described = {"dataset": environment["dataset"], "num_classes": 8, "recipe": "", "backbone": "custom_cnn"}
+    described |= {"tta_flip": False, "started_from": []}
     (moved / "assets.extra").mkdir()
-    (moved / "assets.extra" / "model.json").write_text(json.dumps(described))
+
+    def describe(**changed) -> None:
+        (moved / "assets.extra" / "model.json").write_text(json.dumps(described | changed))
+
+    describe()
     assert subject.from_export(str(moved), str(folder), batch_size=7).trained_on == environment["dataset"]
+    for changed in (
+        {"num_classes": 7}, {"recipe": "strong"}, {"backbone": "other"}, {"tta_flip": True},
+        {"started_from": [{"name": "x", "dataset": None}]},
+    ):  # fmt: skip
+        describe(**changed)
+        with pytest.raises(
+            DataError, match=rf"not of the training in .*work: its model.json has {next(iter(changed))} "
+        ):
+            subject.from_export(str(moved), str(folder), batch_size=7)
+    describe(num_classes=7)
     alone = subject.from_export(str(moved), "", batch_size=7)
     assert alone.trained_on["folder"] == "" and alone.classes == EXPRESSIONS[:7]
     assert alone.about["sha256"] == chosen.about["sha256"] == subject.fingerprint(str(moved))
     with pytest.raises(DataError, match="the model was trained on them"):
         evaluation.evaluate(alone, str(sample_dataset), "train", str(tmp_path / "eval"))
+    # Of what is gone since, only the file's name is known: no contradiction.
+    describe(started_from=[{"name": "gone", "dataset": None}])
+    settings = config.TrainConfig(backbone="custom_cnn", image_size=SIZE, init=str(tmp_path / "gone" / "best.keras"))
+    (folder / "config.json").write_text(config.to_json(settings))
+    assert [one.name for one in subject.from_export(str(moved), str(folder), batch_size=7).ancestors] == ["best.keras"]
     environment["dataset"]["digest"] = "0" * 64
     (folder / "environment.json").write_text(json.dumps(environment))
     with pytest.raises(DataError, match=r"moved is not of the training in .*work: its model.json has the dataset's"):
@@ -592,6 +817,31 @@ def test_a_workdir_that_is_none(workdir, tmp_path, name):
     folder = shutil.copytree(workdir, tmp_path / "work")
     (folder / name).unlink()
     with pytest.raises(DataError, match=name):
+        subject.from_workdir(str(folder), batch_size=4)
+
+
+def test_a_model_that_is_replaced_while_it_is_read(workdir, tmp_path, monkeypatch):
+    folder, other, load = shutil.copytree(workdir, tmp_path / "work"), tiny_model(seed=1), subject.models.load
+    other.save(tmp_path / "new.keras")
+    due = subject.fingerprint(str(tmp_path / "new.keras"))
+
+    def replacing(path, **given):
+        model = load(path, **given)
+        if (tmp_path / "new.keras").exists():
+            os.replace(tmp_path / "new.keras", path)
+        return model
+
+    monkeypatch.setattr(subject.models, "load", replacing)
+    found = subject.from_workdir(str(folder), batch_size=4)
+    assert found.about["sha256"] == due
+    assert all(np.array_equal(*pair) for pair in zip(found.keras.get_weights(), other.get_weights()))
+
+    def growing(path, **given):
+        with open(path, "ab") as file:
+            file.write(b"x")
+
+    monkeypatch.setattr(subject.models, "load", growing)
+    with pytest.raises(DataError, match=r"best.keras was replaced each of the 5 times that it was read"):
         subject.from_workdir(str(folder), batch_size=4)
 
 
@@ -613,21 +863,43 @@ def browse(page: Path, tmp_path: Path) -> subprocess.CompletedProcess:
 def test_a_browser_shows_the_pages_without_complaint(workdir, evaluations, tmp_path):
     entries = comparison.load(evaluations, ensemble=True)
     rows = comparison.compare(entries, protocol="eight", resamples=10, seed=0)
-    comparison_page.write(str(tmp_path / "c.html"), entries, rows, protocol="eight", resamples=10)
+    comparison_page.write(str(tmp_path / "c.html"), entries, rows, protocol="eight", resamples=10, seed=0)
     for page, text in ((workdir / "eval" / "report.html", "Mistakes"), (tmp_path / "c.html", "Differences")):
         done = browse(page, tmp_path)
         assert "CONSOLE" not in done.stderr and text in done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+def test_a_browser_shows_pages_of_less_and_would_complain(of_one_class, of_valence, tmp_path):
+    for folder, text in ((of_one_class, "of happy alone"), (of_valence[1], "Not scored: arousal")):
+        done = browse(folder / "report.html", tmp_path)
+        assert "CONSOLE" not in done.stderr and text in done.stdout
+    # The test of silence is one only if there is something to be heard: a request that the page's policy forbids.
+    source = (of_one_class / "report.html").read_text()
+    (tmp_path / "canary.html").write_text(source.replace("<main>", '<main><img src="https://example.invalid/a.png">'))
+    assert "CONSOLE" in browse(tmp_path / "canary.html", tmp_path).stderr
+
+
+def test_the_command_refuses_a_leak_and_prints_what_outlives_its_reader(workdir, monkeypatch):
+    given = {"workdir": str(workdir), "split": "validation", "batch_size": 16, **vars(evaluation.Options())}
+    given |= dict.fromkeys(("model", "data_dir", "name", "output", "expression"), "")
+    handed = {}
+    monkeypatch.setattr(evaluate.flags, "FLAGS", types.SimpleNamespace(**given))
+    monkeypatch.setattr(evaluate.signal, "signal", lambda *_: None)
+    with pytest.raises(DataError, match="--allow_selection_split"):
+        evaluate._evaluate()
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **named: handed.update(named))
+    evaluate._evaluate()
+    assert handed == {"say": command.say}
+
+
 def test_commands(workdir, tmp_path):
-    """Through the command lines: an evaluation, a leak's exit code, a comparison."""
+    """Through the command lines: an evaluation, a comparison, a wrong usage."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
 
-    refused = run("trainers.evaluate", f"--workdir={workdir}", "--split=validation", "--resamples=5")
-    assert refused.returncode == 3 and refused.stderr.splitlines()[-1].startswith("error: ")
-    assert "--allow_selection_split" in refused.stderr and "Traceback" not in refused.stderr
     done = run("trainers.evaluate", f"--workdir={workdir}", "--resamples=5", "--noreport",
                f"--output={tmp_path / 'a'}")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -636,5 +908,8 @@ def test_commands(workdir, tmp_path):
     done = run("trainers.compare", f"--evaluations={tmp_path / 'a'},{tmp_path / 'b'}", "--resamples=5",
                f"--output={tmp_path / 'compare.html'}")  # fmt: skip
     assert done.returncode == 0 and "winner: –" in done.stdout and (tmp_path / "compare.html").is_file()
+    assert "protocol eight: all eight classes\n" in done.stdout and "of 5 resamples (seed 0)" in done.stdout
+    (accuracy,) = [line for line in done.stdout.splitlines() if line.startswith("accuracy")]
+    assert re.search(r"first 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]  first \(2\) 0", accuracy)
     wrong = run("trainers.evaluate")
-    assert wrong.returncode == 1 and "--workdir" in wrong.stderr
+    assert wrong.returncode == 1 and "--workdir" in wrong.stderr and "Traceback" not in wrong.stderr

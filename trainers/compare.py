@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 wrong usage, 3 an evaluation is damaged or of other exampl
 """
 
 import os
+from collections.abc import Mapping
 
 from absl import flags
 
@@ -28,19 +29,31 @@ def main() -> None:
 def _compare() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Matplotlib and scikit-learn take longer to import than --help may take to answer.
-    from trainers import comparison, comparison_page
+    from trainers import comparison, comparison_page, protocols
 
     given = flags.FLAGS
     entries = comparison.load([os.path.expanduser(folder) for folder in given.evaluations], ensemble=given.ensemble)
-    rows = comparison.compare(entries, protocol=given.protocol, resamples=given.resamples, seed=given.seed)
+    settings = {"protocol": given.protocol, "resamples": given.resamples, "seed": given.seed}
+    rows = comparison.compare(entries, **settings)
     output = os.path.expanduser(given.output)
-    comparison_page.write(output, entries, rows, protocol=given.protocol, resamples=given.resamples)
+    comparison_page.write(output, entries, rows, **settings)
+    data = entries[0].metrics["dataset"]
+    command.say(f"{len(entries)} models on {data['name']} {data['split']}: {data['evaluated']:,} examples")
+    command.say(f"protocol {given.protocol}: {protocols.PROTOCOLS[given.protocol]}")
+    for line in comparison.notes(entries, rows, given.protocol):
+        command.say(f"  {line}")
+    command.say(f"in brackets the middle 95 % of {given.resamples:,} resamples (seed {given.seed})")
     for row in rows:
-        figures = "  ".join(
-            f"{name} {figure['value']:.3f}" for name, figure in row.figures.items() if figure["value"] is not None
-        )
-        print(f"{row.title:<24} {figures}  winner: {row.winner or '–'}")
-    print(output)
+        figures = "  ".join(f"{name} {_text(figure)}" for name, figure in row.figures.items())
+        command.say(f"{row.title:<24} {figures}  winner: {row.winner or '–'}")
+    command.say(output)
+
+
+def _text(figure: Mapping) -> str:
+    if figure["value"] is None:
+        return "–"
+    between = "" if figure["low"] is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
+    return f"{figure['value']:.3f}{between}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 
 from datasets.labels import HEADS
 from pipeline.errors import DataError, UsageError
+from pipeline.records import EXPRESSIONS
 from trainers import evaluation_files as files
 from trainers import intervals, protocols, scoreboard, scores, weighted
 from trainers.prediction import Predictions
@@ -91,7 +92,8 @@ def load(folders: Sequence[str], *, ensemble: bool) -> list[Entry]:
             )
         ids = found
         name = _unique(metrics["model"]["name"], [entry.name for entry in entries])
-        entries.append(Entry(name, metrics, predictions, tuple(metrics["model"]["classes"]), _history(folder)))
+        history = _history(folder, metrics["model"]["path"])
+        entries.append(Entry(name, metrics, predictions, tuple(metrics["model"]["classes"]), history))
     if ensemble:
         entries.append(_ensemble(entries))
     return entries
@@ -109,14 +111,17 @@ def compare(entries: Sequence[Entry], *, protocol: str, resamples: int, seed: in
       UsageError: the protocol is unknown or counts no example.
       DataError: no head is common to two of them.
     """
+    if protocol not in protocols.PROTOCOLS:
+        raise UsageError(f"--protocol={protocol} is not accepted; give one of {', '.join(protocols.PROTOCOLS)}")
     rows = []
     for head in ("expression", "valence", "arousal"):
         some = [entry for entry in entries if head in entry.predictions.outputs]
         if len(some) < 2 or not len(some[0].predictions.known(head)):
             continue
         tables, values, examples = {}, {}, 0
+        counted = views(entries, protocol) if head == "expression" else {}
         for entry in some:
-            truth, figures, forms = _forms(entry, entries, head, protocol)
+            truth, figures, forms = _forms(entry, head, counted.get(entry.name))
             examples = len(truth)
             # One example drawn again is the same one: it says nothing of others.
             drawn = resamples if examples > 1 else 0
@@ -145,24 +150,45 @@ def views(entries: Sequence[Entry], protocol: str) -> dict[str, protocols.View]:
     Raises:
       UsageError: the protocol counts no example.
     """
-    shared = [name for name in entries[0].classes if all(name in entry.classes for entry in entries)]
+    some = [entry for entry in entries if "expression" in entry.predictions.outputs]
+    shared = [name for name in EXPRESSIONS if all(name in entry.classes for entry in some)]
     found = {
         entry.name: protocols.view(
             protocol, entry.predictions.truth["expression"], entry.predictions.outputs["expression"],
             model_classes=shared if protocol == "common" else entry.classes,
             data_classes=entries[0].metrics["dataset"]["classes"],
         )
-        for entry in entries
-        if "expression" in entry.predictions.outputs
+        for entry in some
     }  # fmt: skip
     if any(not len(view.rows) for view in found.values()):
         raise UsageError(f"--protocol={protocol} counts no example here; give one of {', '.join(protocols.PROTOCOLS)}")
     return found
 
 
-def _forms(entry: Entry, entries: Sequence[Entry], head: str, protocol: str):
-    if head == "expression":
-        view = views(entries, protocol)[entry.name]
+def notes(entries: Sequence[Entry], rows: Sequence[Row], protocol: str) -> list[str]:
+    """What the figures count, in words: the examples, and what the protocol did with which class of which model.
+
+    Args:
+      entries: what is compared.
+      rows: `compare` of them, under `protocol`.
+    """
+    lines = []
+    if only := entries[0].metrics["only"]:
+        lines.append(f"all examples are of {only}: figures over classes say little")
+    if any(row.key.startswith("expression/") for row in rows):
+        counted, said = views(entries, protocol), {}
+        for name, view in counted.items():
+            for line in view.mapping:
+                said.setdefault(line, []).append(name)
+        for line, names in said.items():
+            lines.append(line if len(names) == len(counted) else f"{', '.join(names)}: {line}")
+        if absent := next(iter(counted.values())).absent:
+            lines.append(f"without an example, and so left out of every mean: {', '.join(absent)}")
+    return lines
+
+
+def _forms(entry: Entry, head: str, view: protocols.View | None):
+    if view is not None:
         return (
             view.truth,
             scores.classification(view.truth, view.probabilities),
@@ -222,5 +248,10 @@ def _unique(name: str, taken: Sequence[str]) -> str:
     return unique
 
 
-def _history(folder: str) -> tuple[Mapping[str, float], ...]:
-    return files.read_history(os.path.join(os.path.dirname(os.path.abspath(folder)), "history.csv"))
+def _history(folder: str, model: str) -> tuple[Mapping[str, float], ...]:
+    """Of the training that the model lies in, or where that is gone, of the one that its evaluation lies in."""
+    workdir = os.path.dirname(os.path.abspath(model))
+    if not model.endswith(".keras"):  # WORKDIR/export/NUMBER
+        workdir = os.path.dirname(workdir)
+    places = (workdir, os.path.dirname(os.path.abspath(folder)))
+    return next(filter(None, (files.read_history(os.path.join(place, "history.csv")) for place in places)), ())

@@ -11,21 +11,24 @@ from trainers.evaluation_page import Plot, environment
 _CHARTED = ("accuracy", "macro_f1", "kappa", "roc_auc", "pr_auc", "ccc", "pearson", "sagr")
 
 
-def write(path: str, entries: Sequence[Entry], rows: Sequence[Row], *, protocol: str, resamples: int) -> None:
+def write(
+    path: str, entries: Sequence[Entry], rows: Sequence[Row], *, protocol: str, resamples: int, seed: int
+) -> None:
     """Writes the page.
 
     Args:
       path: of the HTML file; it appears complete or not at all.
       entries: what is compared.
       rows: `comparison.compare` of them.
-      protocol, resamples: that it was called with.
+      protocol, resamples, seed: that it was called with.
 
     Raises:
       EnvironmentFault: it cannot be written.
     """
     plots = _plots(entries, rows, protocol)
     page = environment().get_template("comparison.html").render(
-        entries=entries, rows=rows, plots=plots, protocol=protocol, resamples=resamples,
+        entries=entries, rows=rows, plots=plots, protocol=protocol, resamples=resamples, seed=seed,
+        notes=comparison.notes(entries, rows, protocol), only=entries[0].metrics["only"],
         title=comparison.protocols.PROTOCOLS[protocol], data=entries[0].metrics["dataset"],
         pairs=[(a.name, b.name) for i, a in enumerate(entries) for b in entries[i + 1 :]],
     )  # fmt: skip

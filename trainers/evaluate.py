@@ -72,7 +72,7 @@ def _evaluate() -> None:
     else:
         chosen = subject.from_workdir(workdir, batch_size=given.batch_size)
     dataset = _dataset_dir(chosen.trained_on)
-    evaluation.evaluate(chosen, dataset, given.split, os.path.expanduser(output), options)
+    evaluation.evaluate(chosen, dataset, given.split, os.path.expanduser(output), options, say=command.say)
 
 
 def _dataset_dir(trained_on: Mapping | None) -> str:

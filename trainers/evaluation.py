@@ -107,6 +107,8 @@ def evaluate(
         predictions = prediction.predict(
             subject.predictor, selection, rows=rows, num_threads=options.num_threads or None, on_batch=writer
         )
+        # What an earlier evaluation left would pass for this one's, also if this one is killed before its own.
+        files.remove(output, [evaluation_page.PAGE, evaluation_page.PDF, files.CONFUSION])
     metrics = {
         "format": files.FORMAT,
         "model": {**subject.about, "classes": list(model_classes)},
@@ -129,6 +131,7 @@ def evaluate(
             "device": _device(),
         },
         "predictions_sha256": writer.digest(),
+        "confusion_sha256": None,
         **score(predictions, classes, options),
     }
     view = None
@@ -136,10 +139,9 @@ def evaluate(
         view = protocols.view(
             options.protocol, predictions.truth["expression"], predictions.outputs["expression"], **classes
         )  # fmt: skip
-        files.write_confusion(output, scoreboard.confusion(view.truth, view.probabilities.argmax(1)), view.classes)
+        counts = scoreboard.confusion(view.truth, view.probabilities.argmax(1))
+        metrics["confusion_sha256"] = files.write_confusion(output, counts, view.classes)
     files.write_metrics(output, metrics)
-    # What an earlier evaluation left beside would pass for this one's.
-    files.remove(output, [files.CONFUSION] * (view is None) + [evaluation_page.PAGE, evaluation_page.PDF])
     for line in summary(metrics):
         say(line)
     if options.report:
@@ -171,11 +173,8 @@ def score(predictions: prediction.Predictions, classes: Mapping[str, Sequence[st
 
 
 def summary(metrics: dict) -> list[str]:
-    """The scores as lines of text."""
-    data, model = metrics["dataset"], metrics["model"]
-    lines = [f"{model['name']} on {data['name']} {data['split']}: {data['evaluated']:,} examples"]
-    if model.get("tta_flip"):
-        lines.append("each answer is the mean over the image and its mirror image")
+    """The scores as lines of text, and what a reader must know of them."""
+    lines = [evaluation_page.heading(metrics)]
     if "expression" in metrics["heads"]:
         for name, protocol in metrics["expression"]["protocols"].items():
             lines.append(f"expression, protocol {name}: {protocol['title']}; {protocol['examples']:,} examples")
@@ -191,18 +190,7 @@ def summary(metrics: dict) -> list[str]:
             found = metrics[head]
             lines.append(f"{head}: {found['examples']:,} examples, of which {found['zeros']} are exactly 0")
             lines.append(_line("                 ", found["figures"], ("ccc", "pearson", "rmse", "sagr")))
-    lines += [f"not scored: {reason}" for reason in metrics["unscored"].values()]
-    guard = metrics["guard"]
-    if guard["started_from"]:
-        lines.append(f"started from the weights of {', '.join(guard['started_from'])}")
-    if guard["checked"]:
-        seen = (guard["shared_with_train"], guard["shared_with_validation"], guard["shared_with_ancestors"])
-        lines.append(f"leakage: {max(seen)} images seen in training, by {guard['method']}")
-    else:
-        lines.append(f"leakage: not checked: {guard['reason']}")
-    if guard["allowed"]:
-        lines.append(f"allowed by flag: {', '.join(guard['allowed'])}")
-    return lines
+    return lines + evaluation_page.remarks(metrics)
 
 
 def _line(start: str, figures: dict, names: tuple[str, ...]) -> str:

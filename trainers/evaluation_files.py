@@ -1,7 +1,7 @@
 """The files of an evaluation: `metrics.json`, `confusion_matrix.csv`, `predictions.csv`.
 
-Each appears complete or not at all. `metrics.json` is written last and holds the sha256 of the predictions it was
-computed from, so files of two evaluations do not pass for one.
+Each appears complete or not at all. `metrics.json` is written last of the three and holds the sha256 of the other two,
+so files of two evaluations do not pass for one.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -23,6 +24,8 @@ from trainers.prediction import Predictions
 
 FORMAT = 1
 METRICS, CONFUSION, PREDICTIONS = "metrics.json", "confusion_matrix.csv", "predictions.csv"
+#: What a killed evaluation leaves half written: a hidden name with its process id.
+_TEMPORARY = re.compile(r"\.(?:metrics\.json|(?:confusion_matrix|predictions)\.csv|report\.(?:html|pdf))\.(\d+)")
 _COLUMNS = ("id", "true_expression", "true_valence", "true_arousal", "expression", *EXPRESSIONS, "valence", "arousal")
 
 _NUMBER = (*documents.NUMBER, None)
@@ -129,20 +132,21 @@ def read_predictions(folder: str, digest: str) -> tuple[list[str], Predictions]:
 
 
 def read_history(path: str) -> tuple[dict[str, float], ...]:
-    """The rows of a `history.csv`; () when there is none.
+    """The rows of a `history.csv`, NaN where a cell is empty; () when there is none.
 
     Raises:
-      DataError: it is damaged.
+      DataError: it is damaged: a cell is no number, or an epoch is missing.
     """
     if not os.path.isfile(path):
         return ()
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            return tuple(
-                {name: float(value) for name, value in row.items() if value != ""} for row in csv.DictReader(file)
-            )
-    except (ValueError, AttributeError, TypeError) as error:
+            rows = [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
+        if not all(math.isfinite(row.get("epoch", math.nan)) for row in rows):
+            raise ValueError("a row has no epoch")
+    except (ValueError, TypeError, csv.Error) as error:
         raise DataError(f"{path} is damaged ({error}); remove it, and the report has no training curves") from None
+    return tuple(rows)
 
 
 def write_metrics(folder: str, metrics: dict) -> None:
@@ -174,19 +178,24 @@ def read_metrics(folder: str) -> dict:
     return metrics
 
 
-def write_confusion(folder: str, counts: np.ndarray, classes: Sequence[int]) -> None:
+def write_confusion(folder: str, counts: np.ndarray, classes: Sequence[int]) -> str:
     """Writes `confusion_matrix.csv`: a row for each true class of `classes`, a column for each predicted class.
 
     Args:
       counts: int [8, 8].
       classes: indices into EXPRESSIONS.
+
+    Returns:
+      its sha256.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["true \\ predicted", *EXPRESSIONS])
     writer.writerows([EXPRESSIONS[index], *counts[index].tolist()] for index in classes)
+    data = text.getvalue().encode()
     with output_file(folder, CONFUSION) as file:
-        file.write(text.getvalue().encode())
+        file.write(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 @contextlib.contextmanager
@@ -213,15 +222,30 @@ def remove(folder: str, names: Sequence[str]) -> None:
 
 
 def make_folder(folder: str) -> None:
-    """Makes the folder of an evaluation.
+    """Makes the folder of an evaluation; in one that is there, what killed evaluations left half written goes.
 
     Raises:
       EnvironmentFault: it cannot be made.
     """
     try:
         os.makedirs(folder, exist_ok=True)
+        for name in os.listdir(folder):
+            found = _TEMPORARY.fullmatch(name)
+            if found and not _lives(int(found[1])):
+                remove(folder, [name])
     except OSError as error:
         raise EnvironmentFault(f"{folder} cannot be made: {error.strerror}; give another --output") from None
+
+
+def _lives(pid: int) -> bool:
+    """Whether this machine has such a process; of another machine's nobody here knows."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _read(path: str) -> bytes:

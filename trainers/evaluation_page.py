@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from trainers.protocols import View
 from trainers.subject import Subject
 
 PAGE, PDF = "report.html", "report.pdf"
-_LINES_PER_PAGE = 76
+_LINES_PER_PAGE, _WIDTH = 76, 104
+_HEADER = f"{'':28}{'plain':>8}{'':22}{'skew-norm.':>12}{'examples':>12}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,37 @@ def environment() -> jinja2.Environment:
         number="{:,}".format, figure=shown, signed=_signed, size=_size, duration=_duration, image=png, drawing=drawing
     )
     return loaded
+
+
+def heading(metrics: Mapping) -> str:
+    """What was scored on what."""
+    data, model = metrics["dataset"], metrics["model"]
+    alone = f" of {metrics['only']} alone" if metrics["only"] else ""
+    return f"{model['name']} on {data['name']} {data['split']}: {data['evaluated']:,} examples{alone}"
+
+
+def remarks(metrics: Mapping) -> list[str]:
+    """What a reader must know beside the scores, as lines of text: how the model answers, what it has seen."""
+    guard = metrics["guard"]
+    lines = [f"not scored: {reason}" for reason in metrics["unscored"].values()]
+    if metrics["model"].get("tta_flip"):
+        lines.append("each answer is the mean over the image and its mirror image")
+    if guard["started_from"]:
+        lines.append(f"started from the weights of {', '.join(guard['started_from'])}")
+    if guard["checked"]:
+        shared = {
+            "were trained on": guard["shared_with_train"],
+            "chose the checkpoint": guard["shared_with_validation"],
+        }
+        if guard["started_from"]:
+            shared["were seen by a model that this one started from"] = guard["shared_with_ancestors"]
+        found = ", ".join(f"{count:,} {what}" for what, count in shared.items())
+        lines.append(f"leakage: of these images {found}; by {guard['method']}")
+    else:
+        lines.append(f"leakage: not checked: {guard['reason']}")
+    if guard["allowed"]:
+        lines.append(f"allowed by flag: {', '.join(guard['allowed'])}")
+    return lines
 
 
 def drawing(figure: Figure) -> str:
@@ -167,7 +200,7 @@ def _html(metrics: Mapping, plots: Sequence[Plot], faces: Sequence[Face]) -> str
 def _write_pdf(file: io.BufferedIOBase, metrics: Mapping, plots: Sequence[Plot], faces: Sequence[Face]) -> None:
     lines = list(_text(metrics))
     style = report_plots.STYLE | {"pdf.fonttype": 42}
-    # Without a date the same evaluation gives the same bytes.
+    # Without a date the same metrics.json and faces give the same bytes.
     with matplotlib.rc_context(style), PdfPages(file, metadata={"CreationDate": None}) as pages:
         for first in range(0, len(lines), _LINES_PER_PAGE):
             page = Figure(figsize=(8.3, 11.7))
@@ -185,23 +218,49 @@ def _write_pdf(file: io.BufferedIOBase, metrics: Mapping, plots: Sequence[Plot],
 
 
 def _text(metrics: Mapping):
-    """The tables as lines of text."""
-    data, model = metrics["dataset"], metrics["model"]
-    yield f"{_ascii(model['name'])} on {_ascii(data['name'])} {data['split']}, {data['evaluated']:,} examples"
-    yield f"{model['parameters']:,} parameters; intervals: {metrics['intervals']['resamples']:,} resamples, 95 %"
+    """The page's tables and remarks as lines of text."""
+    model, speed = metrics["model"], metrics["speed"]
+    origin = [model[name] for name in ("backbone", "recipe") if model.get(name)]
+    size = [f"{model['parameters']:,} parameters", _size(model["bytes"])]
+    rate = f"{speed['images_per_second']:.0f}" if speed["images_per_second"] else "–"
+    yield from _wrapped(
+        heading(metrics),
+        f"dataset {metrics['dataset']['digest']}",
+        f"model: {', '.join(origin + size)}, training {_duration(model['training_seconds'])}",
+        f"{rate} images a second in batches of {speed['batch_size']}, {speed['device']}",
+        f"intervals: {metrics['intervals']['resamples']:,} resamples, 95 %, seed {metrics['intervals']['seed']}",
+        *remarks(metrics),
+    )
     if "expression" in metrics["heads"]:
         for name, protocol in metrics["expression"]["protocols"].items():
             yield from ("", f"{name}: {protocol['title']}", *(f"  {line}" for line in protocol["mapping"]))
-            yield f"{'':28}{'plain':>8}{'':22}{'skew-norm.':>12}{'examples':>12}"
-            for figure, title in scores.CLASSIFICATION.items():
-                plain, skew = protocol["plain"][figure], protocol["skew_normalised"][figure]
-                yield f"{title:<26}{_cell(plain)}{_cell(skew)}{plain['examples']:>8,}"
+            if protocol["absent"]:
+                yield f"  without an example, and so left out of every mean: {', '.join(protocol['absent'])}"
+            yield _HEADER
+            yield from _rows(protocol, scores.CLASSIFICATION)
+        shown = metrics["expression"]["protocols"][metrics["protocol"]]
+        yield from ("", f"classes, under the protocol {metrics['protocol']}", _HEADER)
+        for name in (name for name in shown["classes"] if name not in shown["absent"]):
+            titles = {f"{figure}/{name}": f"{name} {title}" for figure, title in scores.PER_CLASS.items()}
+            yield from _rows(shown, titles)
     for head in ("valence", "arousal"):
         if head in metrics["heads"]:
-            yield from ("", head)
+            yield from ("", f"{head}: {metrics[head]['zeros']:,} examples are exactly 0")
             for figure, title in scores.REGRESSION.items():
                 found = metrics[head]["figures"][figure]
                 yield f"{title:<26}{_cell(found)}{found['examples']:>8,}"
+
+
+def _rows(protocol: Mapping, titles: Mapping[str, str]):
+    for figure, title in titles.items():
+        plain, skew = protocol["plain"][figure], protocol["skew_normalised"][figure]
+        yield f"{title:<26}{_cell(plain)}{_cell(skew)}{plain['examples']:>8,}"
+
+
+def _wrapped(*lines: str):
+    """Lines that fit a page; letters that its typeface may lack are shown by their number."""
+    for line in lines:
+        yield from textwrap.wrap(line.encode("cp1252", "backslashreplace").decode("cp1252"), _WIDTH)
 
 
 def _cell(figure: Mapping) -> str:
@@ -225,10 +284,6 @@ def _grid(title: str, faces: Sequence[Face]) -> Figure:
             axes.imshow(tile[0])
             axes.set_title(tile[1], fontsize=7)
     return figure
-
-
-def _ascii(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode()
 
 
 def _signed(value: float) -> str:

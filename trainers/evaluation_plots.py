@@ -63,7 +63,7 @@ def training(history: Sequence[Mapping[str, float]]) -> Figure:
         axes.grid(**_GRID)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    best = max((row for row in history if row.get("best")), key=lambda row: row["epoch"], default=None)
+    best = max((row for row in history if row.get("best", 0) > 0), key=lambda row: row["epoch"], default=None)
     if best:
         for axes in (loss, score):
             axes.axvline(best["epoch"], color=INK, alpha=0.4, linewidth=0.8)

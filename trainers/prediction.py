@@ -17,7 +17,7 @@ from datasets import faults, labels, preprocessing
 from datasets.input_pipeline import make_eval
 from datasets.labels import HEADS
 from datasets.selection import Selection
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import DataError, InvariantError, UsageError
 from pipeline.records import EXPRESSIONS
 
 #: How far the sum of eight probabilities may be from 1: half precision leaves about this much.
@@ -158,6 +158,7 @@ def predict(
     Raises:
       DataError: a record is damaged; or a prediction is not finite, or no probability, or out of range: names the
         first example.
+      InvariantError: not every example came.
     """
     expression = selection.expression if rows is None else selection.expression[rows]
     count = len(expression)
@@ -184,6 +185,8 @@ def predict(
                 outputs[head][part] = checked(head, values, ids)
             on_batch(ids, *({name: column[part] for name, column in columns.items()} for columns in (truth, outputs)))
             first += len(ids)
+    if first != count:
+        raise InvariantError(f"{first} of {count} examples came out of the input pipeline; please report it")
     return Predictions(truth, outputs)
 
 

@@ -23,7 +23,11 @@ from trainers.prediction import Predictor
 _DESCRIPTION = os.path.join("assets.extra", "model.json")
 _DATASET = {"name": str, "digest": str, "train_split": str, "validation_split": str}
 _DESCRIBED = {"dataset": _DATASET, "num_classes": int, "recipe": str, "backbone": str}
+#: Fields of `model.json` that a training's configuration has, too.
+_CONFIGURED = ("backbone", "recipe", "num_classes", "tta_flip")
 _ANCESTORS = {"started_from": [{"name": str, "dataset": (_DATASET, None)}]}
+#: How often a model is read that a training replaces meanwhile.
+_READINGS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Subject:
 
 
 def from_workdir(workdir: str, *, batch_size: int) -> Subject:
-    """The best model of a training, in float32 as it is exported.
+    """The best model of a training, in float32 as it is exported; the training may still be running.
 
     Raises:
       DataError: the directory is not that of a training, or a file of it is damaged.
@@ -59,9 +63,16 @@ def from_workdir(workdir: str, *, batch_size: int) -> Subject:
     path = os.path.join(workdir, "best.keras")
     if not os.path.isfile(path):
         raise DataError(f"{path} is missing; the training in {workdir} has not come to the end of an epoch yet")
-    model = models.load(path, precision="float32")
+    for _ in range(_READINGS):
+        digest = file_digest(path)
+        model = models.load(path, precision="float32")
+        if file_digest(path) == digest:  # else a training has replaced it, and nobody knows which one was loaded
+            break
+    else:
+        raise DataError(f"{path} was replaced each of the {_READINGS} times that it was read; wait for its training")
     answering = models.answering(model, leakage.read_config(workdir))
-    return _subject(prediction.from_keras(answering, batch_size=batch_size), model, path, workdir, environment)
+    predictor = prediction.from_keras(answering, batch_size=batch_size)
+    return _subject(predictor, model, path, digest, workdir, environment)
 
 
 def from_export(folder: str, workdir: str, *, batch_size: int) -> Subject:
@@ -81,15 +92,9 @@ def from_export(folder: str, workdir: str, *, batch_size: int) -> Subject:
     environment = leakage.read_environment(workdir) if workdir else None
     described = _read_description(folder)
     if described and environment:
-        for field in ("digest", "train_split", "validation_split"):
-            own, other = described["dataset"][field], environment["dataset"][field]
-            if own != other:
-                raise DataError(
-                    f"{folder} is not of the training in {workdir}: its model.json has the dataset's {field} {own!r}, "
-                    f"environment.json has {other!r}; give the --workdir of its training, or none"
-                )
+        _check_origin(folder, described, workdir, environment)
     predictor = prediction.from_saved_model(folder, batch_size=batch_size)
-    return _subject(predictor, None, folder, workdir, environment, described)
+    return _subject(predictor, None, folder, fingerprint(folder), workdir, environment, described)
 
 
 def fingerprint(path: str) -> str:
@@ -104,10 +109,32 @@ def fingerprint(path: str) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+def _check_origin(folder: str, described: Mapping, workdir: str, environment: Mapping) -> None:
+    """Raises DataError where `model.json` contradicts the training that the export is said to be of."""
+    config = leakage.read_config(workdir)
+    pairs = {
+        f"the dataset's {field}": (described["dataset"][field], environment["dataset"][field])
+        for field in ("digest", "train_split", "validation_split")
+    }
+    pairs |= {field: (described[field], getattr(config, field)) for field in _CONFIGURED if field in described}
+    ancestors = leakage.ancestors(config)
+    # One that is gone since the export has lost its name.
+    if "started_from" in described and all(one.trained_on for one in ancestors):
+        names = [one["name"] for one in described["started_from"]], [one.name for one in ancestors]
+        pairs["started_from"] = names
+    for field, (own, other) in pairs.items():
+        if own != other:
+            raise DataError(
+                f"{folder} is not of the training in {workdir}: its model.json has {field} {own!r}, the training has "
+                f"{other!r}; give the --workdir of its training, or none"
+            )
+
+
 def _subject(
     predictor: Predictor,
     model: keras.Model | None,
     path: str,
+    digest: str,
     workdir: str,
     environment: Mapping | None,
     described: Mapping | None = None,
@@ -115,7 +142,7 @@ def _subject(
     about = {
         "name": os.path.basename(os.path.abspath(workdir or path)),
         "path": path,
-        "sha256": fingerprint(path),
+        "sha256": digest,
         "parameters": predictor.parameters,
         "bytes": _size(path),
         "training_seconds": None,
