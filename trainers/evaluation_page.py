@@ -25,7 +25,7 @@ from trainers.subject import Subject
 
 PAGE, PDF = "report.html", "report.pdf"
 _LINES_PER_PAGE, _WIDTH = 76, 104
-_HEADER = f"{'':28}{'plain':>8}{'':22}{'skew-norm.':>12}{'examples':>12}"
+_HEADER = f"{'plain':>34}{'skew-norm.':>26}{'examples':>26}"
 
 
 @dataclasses.dataclass(frozen=True)
