@@ -34,6 +34,8 @@ MAX_BATCH_SIZE = 65_536
 CACHE_MEMORY = 0.25
 
 _DECODED_AT_ONCE = 128
+#: No function here branches on a tensor; AutoGraph would take most of the time to the first batch to find that out.
+_as_it_is = tf.autograph.experimental.do_not_convert
 
 
 def make_train(
@@ -231,17 +233,18 @@ def _batches(
             batch = step(batch)
         return batch
 
-    dataset = tf.data.Dataset.range(first, last).map(draw)
+    dataset = tf.data.Dataset.range(first, last).map(_as_it_is(draw))
     if cache == "decoded":
         columns = _decoded(selection, image_size, landmarks, threads)
         take = _taker(columns)
-        dataset = dataset.unbatch().batch(batch_size, drop_remainder).map(take, threads)
+        dataset = dataset.unbatch().batch(batch_size, drop_remainder).map(_as_it_is(take), threads)
     else:
-        dataset = dataset.map(read)
+        dataset = dataset.map(_as_it_is(read))
         columns = {name: spec for name, spec in dataset.element_spec.items() if name not in ("image", "id")}
-        dataset = dataset.map(labels.pack).prefetch(1).unbatch().map(decode, threads).batch(batch_size, drop_remainder)
-        dataset = dataset.map(lambda batch: labels.unpack(batch, columns, image_size))
-    dataset = dataset.map(finish, threads).prefetch(2)
+        dataset = dataset.map(_as_it_is(labels.pack)).prefetch(1).unbatch()
+        dataset = dataset.map(_as_it_is(decode), threads).batch(batch_size, drop_remainder)
+        dataset = dataset.map(_as_it_is(lambda batch: labels.unpack(batch, columns, image_size)))
+    dataset = dataset.map(_as_it_is(finish), threads).prefetch(2)
 
     options = tf.data.Options()
     options.deterministic = deterministic

@@ -132,14 +132,14 @@ def draw_cutout(uniform: dict[str, tf.Tensor], largest: float, height: int, widt
     }
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def cut_out(images: tf.Tensor, drawn: dict[str, tf.Tensor]) -> tf.Tensor:
     """Blackens the rectangles, uint8 [B, H, W, 3]."""
     height, width = images.shape[1:3]
     return tf.where(mixing.rectangle(**drawn, height=height, width=width), tf.constant(0, tf.uint8), images)
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _mix(
     images: tf.Tensor, labels: dict, uniform: dict[str, tf.Tensor], mixup: float, cutmix: float
 ) -> tuple[tf.Tensor, dict]:

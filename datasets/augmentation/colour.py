@@ -17,7 +17,7 @@ def brightness_contrast(pixels: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor
     return _to_uint8(_adjust(pixels, deltas, factors))
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _adjust(pixels: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
     """The adjusted pixels with 8 bits a channel, uint32 [B, H, W]."""
     deltas, factors = deltas[:, None, None], factors[:, None, None]
@@ -34,7 +34,7 @@ def _adjust(pixels: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor) -> tf.Tens
     return adjusted[0] | adjusted[1] | adjusted[2]
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _to_uint8(pixels: tf.Tensor) -> tf.Tensor:
     """A function of its own, so that the pixels are not computed anew for each of their bytes."""
     return tf.bitcast(pixels, tf.uint8)[..., :3]

@@ -48,7 +48,7 @@ def uniforms(seeds: tf.Tensor, count: int) -> tf.Tensor:
     words = threefry(tf.bitcast(seeds, tf.uint32), counters)
     high = tf.bitwise.right_shift(tf.stack(words, axis=-1), tf.constant(8, tf.uint32))
     numbers = tf.cast(tf.cast(high, tf.int32), tf.float32) * 2.0**-24
-    return tf.reshape(numbers, [-1, 2 * len(counters)])[:, :count]
+    return tf.reshape(numbers, [-1, 2 * counters.shape[0]])[:, :count]
 
 
 def between(uniform: tf.Tensor, low: float, high: float) -> tf.Tensor:

@@ -109,7 +109,7 @@ def warp(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
     return _resample(*_coordinates(images, matrices))
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _coordinates(images: tf.Tensor, matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Each pixel as one word, uint64 [B * H * W], and where each output pixel lies: x and y, uint32 [B, H, W]."""
     height, width = images.shape[1:3]
@@ -133,7 +133,7 @@ def _fixed(coordinate: tf.Tensor, length: int) -> tf.Tensor:
     return tf.bitcast(inside * 2.0**FRACTION_BITS + 2.0**23, tf.uint32) & _ones(23, tf.uint32)
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _resample(pixels: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """Weighs four pixels. The weights are never negative and sum to 2**13, so no lane runs into the next."""
     height, width = x.shape[1:]

@@ -83,7 +83,7 @@ def _channel_values(images: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.range(tf.shape(images)[0] * 3), [-1, 1, 1, 3]) * 256 + tf.cast(images, tf.int32)
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _histogram(images: tf.Tensor) -> tf.Tensor:
     """How often each channel has each value, int32 [B, 3, 256]."""
     places = _channel_values(images)
@@ -91,20 +91,20 @@ def _histogram(images: tf.Tensor) -> tf.Tensor:
     return tf.reshape(counts, [-1, 3, 256])
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _look_up(images: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
     """What each value becomes, float32 [B, H, W, 3]."""
     return tf.gather(tf.reshape(tables, [-1]), _channel_values(images))
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _degenerate(values: tf.Tensor, degeneration: tf.Tensor) -> tf.Tensor:
     """Moves float32 values towards their grey by the fraction `degeneration` [B]; rounds to uint8."""
     grey = tf.reduce_sum(values * [0.2989, 0.587, 0.114], axis=-1, keepdims=True)
     return tf.cast(tf.round(values + degeneration[:, None, None, None] * (grey - values)), tf.uint8)
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _tables(histogram: tf.Tensor, drawn: dict[str, tf.Tensor]) -> tf.Tensor:
     """What becomes of each value of each channel, float32 [B, 3, 256], from int32 counts of the same shape."""
     value = tf.range(256, dtype=tf.float32)
