@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--start_epoch", type=int, default=0, help=f"the stream begins here, and ends after {EPOCHS}")
     parser.add_argument("--start_position", type=int, default=0, help="in examples, a multiple of --batch_size")
+    parser.add_argument("--first_batch_only", action="store_true", help="end after it")
     flags = parser.parse_args()
 
     from datasets.augmentation import AugmentConfig
@@ -34,6 +35,8 @@ def main() -> None:
     first_batch, memory = 0.0, []
     for number, _ in enumerate(dataset, 1 + flags.start_position // flags.batch_size):
         first_batch = first_batch or time.perf_counter() - start
+        if flags.first_batch_only:
+            break
         if number % epoch == 0:
             memory.append(_highest_resident())
     print(json.dumps({"first_batch": first_batch, "memory": memory}))
