@@ -248,6 +248,9 @@ def _batches(
 
     options = tf.data.Options()
     options.deterministic = deterministic
+    # It would put one more prefetch at the end, whose buffer doubles each time that it was full and then ran empty, as
+    # after each pause of the consumer, until half of the memory is taken.
+    options.autotune.enabled = False
     # Each host reads its part already.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     options.threading.max_intra_op_parallelism = 1

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -445,6 +446,20 @@ def test_a_head_without_any_label_is_masked_or_said_at_once(tmp_path):
     for given in ({"heads": ["expression"]}, {"balance": "weights"}, {"balance": "resample"}):
         with pytest.raises(DataError, match="expression is unknown in all 20 examples of train"):
             train(dataset, **given)
+
+
+def test_no_more_is_made_ahead_after_pauses_of_the_consumer(many, monkeypatch):
+    read, rows = Selection.read, []
+    monkeypatch.setattr(Selection, "read", lambda self, some: rows.append(len(some)) or read(self, some))
+    batches, taken = iter(train(many, epochs=None)), 0
+    for pause in range(9):
+        time.sleep(0.1 + 0.02 * 2**pause / 16)
+        for _ in range(2**pause + 8):
+            next(batches)
+            taken += BATCH
+    time.sleep(1)
+    # Windows in the two stages that hold some, and batches in two queues.
+    assert sum(rows) - taken <= 5 * WINDOW, (sum(rows), taken)
 
 
 def test_auto_caches_what_fits(sample_dataset, monkeypatch):
