@@ -90,7 +90,7 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """A training stream on one dataset, in a process of its own; medians of several.
+    """A training stream on one dataset, in a process of its own; of several times to the first batch the median.
 
     Attributes:
       examples, shards: of the dataset.
@@ -399,7 +399,7 @@ def report_growth(starts: Sequence[Start]) -> str:
     """The table of the starts, and what it comes to."""
     lines = [
         f"{'examples':>9} {'shards':>7} {'from epoch, position':>21} {'first batch s':>14}   "
-        f"highest MB until the end of each epoch, medians of {PASSES}"
+        "highest MB until the end of each epoch"
     ]
     for start in starts:
         place, megabytes = f"{start.place[0]}, {start.place[1]:,}", "  ".join(f"{size:,.0f}" for size in start.memory)
