@@ -124,6 +124,7 @@ def wait_for_work(process: subprocess.Popen) -> None:
     raise AssertionError(process.stderr.read())
 
 
+@pytest.mark.slow
 def test_a_killed_run_comes_to_the_same_bytes(sample_dataset, tmp_path):
     """SIGKILL at a random moment of the work, which is saved every few steps; undisturbed in this process."""
     killed, undisturbed = (
