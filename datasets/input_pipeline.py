@@ -213,12 +213,14 @@ def _batches(
         epoch, rows, repeats = order.window(int(number), position % WINDOW if number == first else 0)
         return rows, example_seeds(order.seed, epoch, rows, repeats)
 
+    # Stateless: under TensorFlow's op determinism, as in training on a CPU, a stream with a stateful function makes its
+    # batches one after the other, and only when they are asked for.
     def draw(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows, seeds = tf.numpy_function(window, [number], (tf.int64, tf.int32))
+        rows, seeds = tf.numpy_function(window, [number], (tf.int64, tf.int32), stateful=False)
         return tf.ensure_shape(rows, [None]), tf.ensure_shape(seeds, [None, 2])
 
     def read(rows: tf.Tensor, seeds: tf.Tensor) -> dict:
-        records = tf.ensure_shape(tf.numpy_function(selection.read, [rows], tf.string), [None])
+        records = tf.ensure_shape(tf.numpy_function(selection.read, [rows], tf.string, stateful=False), [None])
         return labels.parse(records, landmarks=landmarks) | {"seeds": seeds}
 
     def decode(example: dict) -> dict:
@@ -290,7 +292,7 @@ def _taker(columns: dict) -> Callable[[tf.Tensor, tf.Tensor], dict]:
     types = [tf.string if column.dtype == object else tf.as_dtype(column.dtype) for column in flat]
 
     def take(rows: tf.Tensor, seeds: tf.Tensor) -> dict:
-        values = tf.numpy_function(lambda rows: [column[rows] for column in flat], [rows], types)
+        values = tf.numpy_function(lambda rows: [column[rows] for column in flat], [rows], types, stateful=False)
         shaped = [tf.ensure_shape(value, [rows.shape[0], *column.shape[1:]]) for value, column in zip(values, flat)]
         return tf.nest.pack_sequence_as(columns, shaped) | {"seeds": seeds}
 

@@ -17,6 +17,7 @@ from faces import ROOT, dataset_of, settings_for, write_faces
 
 from datasets import sample_faces
 from datasets.input_pipeline import make_eval, make_train
+from datasets.selection import Selection
 from pipeline import publishing
 from pipeline.errors import DataError, OutputBusyError, UsageError
 from trainers import devices, metrics, step, streams, training
@@ -232,6 +233,17 @@ def test_compiled_by_xla_it_goes_on_to_the_same_bytes_too(config, tmp_path):
         training.train(config, tmp_path / "died", say=crash_at("phase"))
     training.train(config, tmp_path / "died", say=lambda line: None)
     assert state_of(tmp_path / "died") == state_of(tmp_path / "undisturbed")
+
+
+def test_batches_are_made_ahead_where_operations_are_deterministic(config, monkeypatch):
+    """As they are in training on a CPU; an epoch is one window here."""
+    tf.config.experimental.enable_op_determinism()
+    read, windows = Selection.read, []
+    monkeypatch.setattr(Selection, "read", lambda self, rows: windows.append(len(rows)) or read(self, rows))
+    batches = iter(streams.Streams(dataclasses.replace(config, cache="none")).training())
+    next(batches)
+    time.sleep(1)
+    assert len(windows) > 1
 
 
 def test_a_damaged_state_costs_an_epoch_only(run, config, tmp_path):
