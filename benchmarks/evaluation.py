@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-_FACES, _SIZES, _TIMED, _RUNS = 500, (1_000, 100_000), 5_000, 3
+_FACES, _SIZES, _TIMED, _RUNS = 500, (1_000, 100_000), 10_000, 3
 #: Time of evaluation above plain prediction, and bytes of an added example.
 _MOST_TIME, _MOST_BYTES = 0.05, 100
 #: What is run beside plain prediction.
@@ -61,7 +61,7 @@ def _make(folder: pathlib.Path) -> list[str]:
             file.write(f"{number}.jpg,{number % 8},{(number % 201 - 100) / 100},{(number % 99 - 49) / 50},test\n")
     dataset = conversion.convert(Settings("csv", str(raw), str(folder), "many")).dataset_dir
     about = {"folder": dataset, "name": "many", "digest": publishing.digest(dataset)}
-    about |= {"train_split": "test[:1]", "validation_split": "test[:1]"}
+    about |= {"train_split": "test[:100]", "validation_split": "test[100:200]"}
     made = []
     for width in (0.25, 1.0):
         work = folder / f"work{width}"

@@ -8,10 +8,11 @@ expression_probs, valence, arousal, mask (per head), id, and landmarks in pixels
 
 The stream is a function of (seed, epoch, row) alone: no thread count, process or restart changes it. Records are
 shuffled while encoded; `datasets.ordering` says how, and why any place in the stream is found at once. Python runs
-twice per window of 1,024 records, to draw its order and to read it (with cache="decoded" instead of reading, once per
-batch, to copy its rows); all else is TensorFlow's.
+twice per window of 1,024 records, to draw its order and to read it, and once per batch, to decode JPEGs that have
+`image_size` already (with cache="decoded" instead of both, to copy rows); all else is TensorFlow's.
 """
 
+import functools
 import numbers
 import os
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from datasets import augmentation, faults, labels, preprocessing
+from datasets import augmentation, faults, labels, preprocessing, python_calls
 from datasets.augmentation import geometry
 from datasets.ordering import WINDOW, Order, example_seeds
 from datasets.selection import Selection
@@ -213,19 +214,26 @@ def _batches(
         epoch, rows, repeats = order.window(int(number), position % WINDOW if number == first else 0)
         return rows, example_seeds(order.seed, epoch, rows, repeats)
 
-    # Stateless: under TensorFlow's op determinism, as in training on a CPU, a stream with a stateful function makes its
-    # batches one after the other, and only when they are asked for.
     def draw(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows, seeds = tf.numpy_function(window, [number], (tf.int64, tf.int32), stateful=False)
+        rows, seeds = python_calls.call(window, [number], (tf.int64, tf.int32))
         return tf.ensure_shape(rows, [None]), tf.ensure_shape(seeds, [None, 2])
 
     def read(rows: tf.Tensor, seeds: tf.Tensor) -> dict:
-        records = tf.ensure_shape(tf.numpy_function(selection.read, [rows], tf.string, stateful=False), [None])
+        records = tf.ensure_shape(python_calls.call(selection.read, [rows], tf.string), [None])
         return labels.parse(records, landmarks=landmarks) | {"seeds": seeds}
+
+    as_they_are = selection.image_sizes == {(image_size, image_size)}
+
+    def decode_jpegs(batch: dict) -> dict:
+        decode = functools.partial(preprocessing.decode_jpegs, size=image_size)
+        images = python_calls.call(decode, [batch["image"]], tf.uint8)
+        count = batch["id"].shape[0]
+        sizes = tf.fill([tf.shape(batch["id"])[0], 2], image_size)
+        return batch | {"image": tf.ensure_shape(images, [count, image_size, image_size, 3]), "stored_size": sizes}
 
     def decode(example: dict) -> dict:
         image = preprocessing.decode(example["image"])
-        if selection.image_sizes == {(image_size, image_size)}:  # `resize` then has nothing to look at
+        if as_they_are:  # `resize` then has nothing to look at
             image = tf.ensure_shape(image, [image_size, image_size, 3])
         resized = tf.ensure_shape(preprocessing.resize(image, image_size), [image_size, image_size, 3])
         return example | {"image": resized, "stored_size": tf.shape(image)[:2]}
@@ -244,7 +252,10 @@ def _batches(
         dataset = dataset.map(_as_it_is(read))
         columns = {name: spec for name, spec in dataset.element_spec.items() if name not in ("image", "id")}
         dataset = dataset.map(_as_it_is(labels.pack)).prefetch(1).unbatch()
-        dataset = dataset.map(_as_it_is(decode), threads).batch(batch_size, drop_remainder)
+        if as_they_are and selection.formats == {"jpeg"}:
+            dataset = dataset.batch(batch_size, drop_remainder).map(_as_it_is(decode_jpegs), threads)
+        else:
+            dataset = dataset.map(_as_it_is(decode), threads).batch(batch_size, drop_remainder)
         dataset = dataset.map(_as_it_is(lambda batch: labels.unpack(batch, columns, image_size)))
     dataset = dataset.map(_as_it_is(finish), threads).prefetch(2)
 
@@ -292,7 +303,7 @@ def _taker(columns: dict) -> Callable[[tf.Tensor, tf.Tensor], dict]:
     types = [tf.string if column.dtype == object else tf.as_dtype(column.dtype) for column in flat]
 
     def take(rows: tf.Tensor, seeds: tf.Tensor) -> dict:
-        values = tf.numpy_function(lambda rows: [column[rows] for column in flat], [rows], types, stateful=False)
+        values = python_calls.call(lambda rows: [column[rows] for column in flat], [rows], types)
         shaped = [tf.ensure_shape(value, [rows.shape[0], *column.shape[1:]]) for value, column in zip(values, flat)]
         return tf.nest.pack_sequence_as(columns, shaped) | {"seeds": seeds}
 

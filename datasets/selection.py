@@ -122,16 +122,21 @@ class Selection:
         """bool [count]: which records have a label of `head`; votes without a majority are one."""
         return self._known[head]
 
+    @property
+    def formats(self) -> set[str]:
+        """Formats of the source images, each that there is; "jpeg" is stored as JPEG."""
+        return set(self.column("format").unique().to_pylist())
+
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of `records.parquet`, as it is there, for the records of the selection in their order."""
         return pa.concat_tables(self._tables([name]))[name].take(self._places)
 
     def image_keys(self) -> np.ndarray:
         """uint64 [count]: the first 64 bits of the sha256 of each image's source bytes."""
-        parts = [
-            np.array([int(text[:16], 16) for text in table["sha256"].to_pylist()], np.uint64)
-            for table in self._tables(["sha256"])
-        ]
+        parts = []
+        for table in self._tables(["sha256"]):
+            starts = pc.utf8_slice_codeunits(table["sha256"], 0, 16).to_pylist()
+            parts.append(np.frombuffer(bytes.fromhex("".join(starts)), ">u8").astype(np.uint64))
         return np.concatenate(parts)[self._places]
 
     def keep_records(self) -> None:

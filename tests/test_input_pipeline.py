@@ -18,8 +18,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from faces import convert, dataset_of, picture, write_face
 
-from benchmarks import input_pipeline as benchmark
-from datasets import augmentation, faults, input_pipeline, labels, ordering
+from benchmarks import input_report
+from benchmarks.input_contenders import Turn
+from benchmarks.input_stream import Start
+from datasets import augmentation, faults, input_pipeline, labels, ordering, preprocessing
 from datasets.input_pipeline import make_eval, make_train
 from datasets.ordering import WINDOW, Order
 from datasets.selection import Selection
@@ -170,6 +172,37 @@ def test_the_augmented_stream_does_not_depend_on_threads_or_cache(many):
     expected = digests(train(many, augment=config, num_threads=1))
     assert digests(train(many, augment=config, num_threads=7)) == expected
     assert digests(train(many, augment=config, cache="decoded")) == expected
+
+
+def test_jpegs_of_the_size_are_decoded_by_the_batch_to_the_same_stream(sample_dataset, monkeypatch):
+    side = Selection(str(sample_dataset), "train", None).image_sizes.pop()[0]
+    given = {"image_size": side, "landmarks": True, "place": "device", "drop_remainder": False}
+    one_by_one = []
+    decode = preprocessing.decode
+    monkeypatch.setattr(preprocessing, "decode", lambda image: one_by_one.append(image) or decode(image))
+    by_batch = [digests(train(sample_dataset, num_threads=threads, **given)) for threads in (1, 5)]
+    by_batch.append(digests(train(sample_dataset, cache="decoded", **given)))
+    assert not one_by_one
+    monkeypatch.setattr(Selection, "formats", {"png", "jpeg"})
+    assert by_batch == [digests(train(sample_dataset, **given))] * 3 and one_by_one
+
+
+@pytest.mark.parametrize("image_size", ["of the images", SIZE])
+def test_a_process_ends_while_its_stream_works_ahead(sample_dataset, image_size):
+    """Python is asked for batches that nobody takes, while it ends; without waiting nearly every run hangs."""
+    script = (
+        "import sys\n"
+        "from datasets.input_pipeline import make_train\n"
+        "from datasets.selection import Selection\n"
+        f"dataset = {str(sample_dataset)!r}\n"
+        "(side, _), = Selection(dataset, 'train', None).image_sizes\n"
+        f"side = side if {image_size!r} == 'of the images' else {image_size!r}\n"
+        "streams = [iter(make_train(dataset, batch_size=64, image_size=side)) for _ in range(3)]\n"
+        "print(len([next(stream) for stream in streams]))\n"
+    )
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.split() == ["3"], done.stderr
 
 
 def test_any_order_has_the_same_examples_and_seeds(many):
@@ -477,7 +510,7 @@ def test_the_benchmark_judges_what_it_measured():
     """Ours at rates that reach every goal, and at half of them."""
     cores = len(os.sched_getaffinity(0))
 
-    def turns(ours: float) -> dict[str, benchmark.Turn]:
+    def turns(ours: float) -> dict[str, Turn]:
         rates = {
             "simplejpeg, one thread (D)": 1000, "ours, decoded": 950 * cores * ours,
             "ours, augmented": 400 * cores * ours, "ours, augmented, any order": 410 * cores,
@@ -485,19 +518,19 @@ def test_the_benchmark_judges_what_it_measured():
             "cv2.imread and ImageDataGenerator, one core": 79, "DALI, decoded": 900 * cores,
             "Grain, decoded": 800 * cores, "DALI, augmented": 200 * cores, "Grain, augmented": 240 * cores,
         }  # fmt: skip
-        return {name: benchmark.Turn(int(1000 * rate), 1000.0, 500.0) for name, rate in rates.items()}
+        return {name: Turn(int(1000 * rate), 1000.0, 500.0) for name, rate in rates.items()}
 
-    good, bad = benchmark.report([turns(1.0)] * 3, 0.9), benchmark.report([turns(1.0), turns(0.5), turns(0.5)], 0.4)
+    good, bad = input_report.turns([turns(1.0)] * 3, 0.9), input_report.turns([turns(1.0), turns(0.5), turns(0.5)], 0.4)
     assert good.count(" yes\n") == 8 == bad.count(" NO\n") and " NO" not in good and " yes" not in bad
     assert "up to 0.90 of" in good and "fast integer transform" in good
 
-    def starts(memory: float) -> list[benchmark.Start]:
+    def starts(memory: float) -> list[Start]:
         return [
-            benchmark.Start(1000, 1, (0, 0), 1.0, (400.0, 510.0)),
-            benchmark.Start(9000, 4, (0, 0), 1.5 + memory, (500.0, 510.0 + 1000 * memory)),
-            benchmark.Start(9000, 4, (2, 8064), 1.4, (505.0,)),
+            Start(1000, 1, (0, 0), 1.0, (400.0, 510.0)),
+            Start(9000, 4, (0, 0), 1.5 + memory, (500.0, 510.0 + 1000 * memory)),
+            Start(9000, 4, (2, 8064), 1.4, (505.0,)),
         ]
 
-    good, bad = benchmark.report_growth(starts(0.0)), benchmark.report_growth(starts(1.0))
+    good, bad = input_report.growth(starts(0.0)), input_report.growth(starts(1.0))
     assert good.count(" yes\n") == 3 == bad.count(" NO\n") and " NO" not in good and " yes" not in bad
     assert good.endswith(f"{1.0:.2f}") and "2, 8,064" in good

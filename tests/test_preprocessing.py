@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import simplejpeg
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from datasets import preprocessing, sample_faces
@@ -39,6 +41,35 @@ def test_decode_is_libjpegs_with_the_fast_transform(face):
     decoded = preprocessing.decode(data).numpy()
     np.testing.assert_array_equal(decoded, simplejpeg.decode_jpeg(data, fastdct=True))
     assert 0 < np.abs(decoded.astype(int) - simplejpeg.decode_jpeg(data)).max() <= 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sides=st.integers(1, 70),
+    grey=st.booleans(),
+    options=st.fixed_dictionaries(
+        {
+            "quality": st.integers(1, 100),
+            "subsampling": st.sampled_from([0, 1, 2]),
+            "progressive": st.booleans(),
+            "optimize": st.booleans(),
+            "restart_marker_blocks": st.sampled_from([0, 3]),
+        }
+    ),
+    seed=st.integers(0, 9),
+)
+def test_jpegs_by_the_batch_have_the_same_pixels(sides, grey, options, seed):
+    """Two libraries, of two versions of libjpeg, and every kind of JPEG that a record can hold."""
+    noise = np.random.default_rng(seed).integers(0, 256, (2, sides, sides, 3)).astype(np.uint8)
+    jpegs = [encoded(image[..., 0] if grey else image, "JPEG", **options) for image in noise]
+    decoded = preprocessing.decode_jpegs(np.array(jpegs, object), sides)
+    np.testing.assert_array_equal(decoded, [preprocessing.decode(data).numpy() for data in jpegs])
+
+
+def test_a_jpeg_of_another_size_is_an_error(face):
+    for image in (face[:50], face[:50, :50]):
+        with pytest.raises(ValueError):
+            preprocessing.decode_jpegs(np.array([encoded(image, "JPEG")], object), 96)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -13,8 +13,8 @@ LEVEL = 0.95
 RESAMPLES = 1000
 #: Weights in memory together: 8 MB, and what is computed from them takes five times as much.
 _CHUNK = 2**20
-#: Resamples whose share of that memory is left to the examples: with the tables of `weighted` 145 bytes each.
-_LEFT_FREE = 4
+#: Resamples whose share of that memory is left to what the examples themselves take, and to TensorFlow's growth.
+_LEFT_FREE = 8
 #: An interval needs this part of the resamples to have the figure at all.
 _ENOUGH = 0.5
 

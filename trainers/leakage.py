@@ -131,7 +131,8 @@ def check(
                 f"whether the model has seen these images cannot be checked: {error}; --allow_leak scores all the same"
             ) from None
         return found | {"reason": str(error), "allowed": ["leak"]}
-    shared = {"train": _shared(selection, train), "validation": _shared(selection, validation)}
+    own = selection.image_keys()
+    shared = {"train": _shared(selection, own, train), "validation": _shared(selection, own, validation)}
     allowed = []
     for split, flag, allows, what in (
         ("train", "leak", allow_leak, "the model was trained on them"),
@@ -150,7 +151,7 @@ def check(
     inherited = set()
     for ancestor, splits in earlier:
         for flag, allows, split in zip(("leak", "selection_split"), (allow_leak, allow_selection_split), splits):
-            seen = _shared(selection, split)
+            seen = _shared(selection, own, split)
             if seen and not allows:
                 raise DataError(
                     f"{len(seen)} of {selection.count} images were in the training of {ancestor.name}, which this "
@@ -213,10 +214,9 @@ def _classes(train: Selection) -> list[str]:
     return [name for name, taught in zip(EXPRESSIONS, (shares > 0).any(0)) if taught]
 
 
-def _shared(selection: Selection, other: Selection) -> list[str]:
-    """Ids of the selection's images whose bytes the other has, too."""
+def _shared(selection: Selection, own: np.ndarray, other: Selection) -> list[str]:
+    """Ids of the selection's images, of which `own` are the keys, whose bytes the other has, too."""
     keys = np.sort(other.image_keys())
-    own = selection.image_keys()
     rows = np.flatnonzero(keys[np.searchsorted(keys, own) % len(keys)] == own)
     if not len(rows):
         return []

@@ -28,6 +28,7 @@ class View:
     Attributes:
       name: of the protocol.
       classes: indices into EXPRESSIONS of the classes that are scored.
+      masked: those whose probability is masked. Two views of the same classes that mask the same count the same.
       rows: int [N], which of the examples.
       truth: int [N].
       probabilities: float32 [N, 8], rows sum to 1.
@@ -36,6 +37,7 @@ class View:
 
     name: str
     classes: tuple[int, ...]
+    masked: tuple[int, ...]
     rows: np.ndarray
     truth: np.ndarray
     probabilities: np.ndarray
@@ -77,6 +79,7 @@ def view(
     return View(
         name=name,
         classes=classes,
+        masked=masked,
         rows=rows,
         truth=truth[rows],
         # Without a copy where it would be one of everything.

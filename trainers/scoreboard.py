@@ -26,11 +26,15 @@ def expression(
       resamples, seed: of the intervals; 0 resamples is none.
     """
     classes = {"model_classes": model_classes, "data_classes": data_classes}
-    found = {}
+    found, scored = {}, {}
     for name in protocols.PROTOCOLS:
         # A protocol's copies are gone before the next one makes its own.
         if protocols.counted(name, truth, **classes).any():
-            found[name] = _protocol(protocols.view(name, truth, probabilities, **classes), resamples, seed)
+            view = protocols.view(name, truth, probabilities, **classes)
+            counts = view.classes, view.masked
+            if counts not in scored:
+                scored[counts] = _scores(view, resamples, seed)
+            found[name] = _about(view) | scored[counts]
     return found
 
 
@@ -57,16 +61,20 @@ def figure(value: float, resampled: np.ndarray | None, examples: int) -> dict:
     return {"value": value if np.isfinite(value) else None, "low": low, "high": high, "examples": examples}
 
 
-def _protocol(view: protocols.View, resamples: int, seed: int) -> dict:
-    forms = weighted.Classification(view.truth, view.probabilities)
-    predicted = view.probabilities.argmax(1).astype(np.int8)
-    found = {
+def _about(view: protocols.View) -> dict:
+    return {
         "title": protocols.PROTOCOLS[view.name],
         "classes": [EXPRESSIONS[index] for index in view.classes],
         "absent": list(view.absent),
         "mapping": list(view.mapping),
         "examples": len(view.rows),
     }
+
+
+def _scores(view: protocols.View, resamples: int, seed: int) -> dict[str, dict]:
+    forms = weighted.Classification(view.truth, view.probabilities)
+    predicted = view.probabilities.argmax(1).astype(np.int8)
+    found = {}
     for kind, weigh in (("plain", lambda weights: weights), ("skew_normalised", forms.skew_normalised)):
         figures = scores.classification(view.truth, view.probabilities, skew_normalised=kind == "skew_normalised")
         found[kind] = _table(
