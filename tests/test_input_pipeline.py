@@ -189,7 +189,7 @@ def test_jpegs_of_the_size_are_decoded_by_the_batch_to_the_same_stream(sample_da
 
 @pytest.mark.parametrize("image_size", ["of the images", SIZE])
 def test_a_process_ends_while_its_stream_works_ahead(sample_dataset, image_size):
-    """Python is asked for batches that nobody takes, while it ends; without waiting nearly every run hangs."""
+    """Python is asked for batches that nobody takes while it ends; of the first size it hangs without the wait."""
     script = (
         "import sys\n"
         "from datasets.input_pipeline import make_train\n"
