@@ -3,7 +3,7 @@
     python -m benchmarks.evaluation
 
 Drawn faces of 48 pixels, each under many names. Time without intervals and pages, with two untrained networks: what
-an evaluation adds does not depend on the network, so the quicker one is the worst case, and the goal is the other's.
+an evaluation adds does not depend on the network, so the quicker one is the worst case; the goal is for both.
 Memory with intervals, and a network of a quarter of the width. Each run is a process of its own; of several the least
 counts. Exit codes: 0 all goals are met, 1 one is not.
 """
@@ -18,7 +18,7 @@ import tempfile
 import time
 
 _FACES, _SIZES, _TIMED, _RUNS = 500, (1_000, 100_000), 10_000, 2
-#: Backbone, width and image size of the networks that are timed; the goal is for the first.
+#: Backbone, width and image size of the networks that are timed.
 _NETWORKS = (("mobilenet_v2", 1.0, 96), ("custom_cnn", 1.0, 48))
 _NARROW = ("custom_cnn", 0.25, 48)
 #: Time of evaluation above plain prediction, and bytes of an added example.
@@ -47,9 +47,8 @@ def main() -> None:
     for network, (plain, evaluation) in seconds.items():
         name, _, size = network
         print(f"{_TIMED:,} examples, {name} at {size} pixels: prediction {plain:.1f} s, evaluation {evaluation:.1f} s")
-        goal = f" (goal ≤ {100 * _MOST_TIME:.0f} %)" if network == _NETWORKS[0] else ""
-        print(f"evaluation above plain prediction: {100 * shares[network]:.1f} %{goal}")
-    sys.exit(int(not (max(added.values()) <= _MOST_BYTES and shares[_NETWORKS[0]] <= _MOST_TIME)))
+        print(f"evaluation above plain prediction: {100 * shares[network]:.1f} % (goal ≤ {100 * _MOST_TIME:.0f} %)")
+    sys.exit(int(not (max(added.values()) <= _MOST_BYTES and max(shares.values()) <= _MOST_TIME)))
 
 
 def _make(folder: pathlib.Path) -> dict[tuple, str]:
