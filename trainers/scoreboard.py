@@ -35,6 +35,7 @@ def expression(
             if counts not in scored:
                 scored[counts] = _scores(view, resamples, seed)
             found[name] = _about(view) | scored[counts]
+            del view
     return found
 
 
