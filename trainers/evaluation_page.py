@@ -25,6 +25,8 @@ from trainers.subject import Subject
 
 PAGE, PDF = "report.html", "report.pdf"
 _LINES_PER_PAGE, _WIDTH = 76, 104
+#: The faces of a page, in inches: how far apart they begin, across and down, and their side; the rest is for the text.
+_TILES_PER_ROW, _TILE_PITCH, _TILE_SIDE = 6, (1.35, 1.6), 1.15
 _HEADER = f"{'plain':>34}{'skew-norm.':>26}{'examples':>26}"
 
 
@@ -275,14 +277,19 @@ def _grid(title: str, faces: Sequence[Face]) -> Figure:
         tiles.append((face.image, face.predicted if face.right else f"{face.truth} →\n{face.predicted}"))
         if face.heat is not None:
             tiles.append((face.heat, "Grad-CAM"))
-    rows = -(-len(tiles) // 6)
-    figure = Figure(figsize=(8.3, 1.6 * rows + 0.5), layout="constrained")
-    figure.suptitle(title)
-    for axes, tile in zip(figure.subplots(rows, 6, squeeze=False).ravel(), tiles + [None] * (6 * rows - len(tiles))):
-        axes.set_axis_off()
-        if tile:
-            axes.imshow(tile[0])
-            axes.set_title(tile[1], fontsize=7)
+    rows = -(-len(tiles) // _TILES_PER_ROW)
+    width, height = _TILES_PER_ROW * _TILE_PITCH[0] + 0.2, rows * _TILE_PITCH[1] + 0.5
+    figure = Figure(figsize=(width, height))
+    figure.suptitle(title, y=1 - 0.15 / height, va="top")
+    # One pair of axes, in inches: of its own for each tile they take more memory than all else of the page.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for index, (image, text) in enumerate(tiles):
+        row, column = divmod(index, _TILES_PER_ROW)
+        left, bottom = column * _TILE_PITCH[0] + 0.2, height - 0.5 - (row + 1) * _TILE_PITCH[1] + 0.1
+        axes.imshow(image, extent=(left, left + _TILE_SIDE, bottom, bottom + _TILE_SIDE))
+        axes.text(left + _TILE_SIDE / 2, bottom + _TILE_SIDE + 0.04, text, fontsize=7, ha="center", va="bottom")
+    axes.set(xlim=(0, width), ylim=(0, height), aspect="auto")
     return figure
 
 

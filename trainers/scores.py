@@ -63,21 +63,20 @@ def classification(truth: np.ndarray, probabilities: np.ndarray, *, skew_normali
     if skew_normalised:
         weight = (len(truth) / (len(present) * examples))[np.searchsorted(present, truth)]
 
-    def over_classes(metric, **arguments):
-        return metric(
-            truth, predicted, labels=present, sample_weight=weight, zero_division=arguments.pop("zero_division", 0.0),
-            **arguments,
-        )  # fmt: skip
-
-    with warnings.catch_warnings():  # of figures that are not defined; they are NaN here
-        warnings.simplefilter("ignore")
+    # What comes in was checked where it was predicted; checking it again in every call takes longer than the figures.
+    with warnings.catch_warnings(), sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        warnings.simplefilter("ignore")  # of figures that are not defined; they are NaN here
+        precision, recall, f1, weights = sklearn.metrics.precision_recall_fscore_support(
+            truth, predicted, labels=present, sample_weight=weight, zero_division=0.0
+        )
+        confusion = sklearn.metrics.confusion_matrix(truth, predicted, sample_weight=weight)
         figures = {
             "accuracy": sklearn.metrics.accuracy_score(truth, predicted, sample_weight=weight),
-            "balanced_accuracy": over_classes(sklearn.metrics.recall_score, average="macro"),
-            "macro_f1": over_classes(sklearn.metrics.f1_score, average="macro"),
-            "weighted_f1": over_classes(sklearn.metrics.f1_score, average="weighted"),
+            "balanced_accuracy": np.mean(recall),
+            "macro_f1": np.mean(f1),
+            "weighted_f1": np.average(f1, weights=weights),
             "kappa": _kappa(truth, predicted, weight),
-            "alpha": alpha(sklearn.metrics.confusion_matrix(truth, predicted, sample_weight=weight)),
+            "alpha": alpha(confusion),
             "roc_auc": np.nan,
             "pr_auc": np.nan,
             "top2": _sum_of_blocks(_top2, truth, probabilities, weight) / weight.sum(),
@@ -85,20 +84,19 @@ def classification(truth: np.ndarray, probabilities: np.ndarray, *, skew_normali
             "nll": _sum_of_blocks(_log_loss, truth, probabilities, weight) / weight.sum(),
         }
         columns = {
-            "precision": over_classes(sklearn.metrics.precision_score, average=None, zero_division=np.nan),
-            "recall": over_classes(sklearn.metrics.recall_score, average=None),
-            "f1": over_classes(sklearn.metrics.f1_score, average=None),
+            "precision": np.where(np.isin(present, predicted), precision, np.nan),
+            "recall": recall,
+            "f1": f1,
             "roc_auc": np.full(len(present), np.nan),
             "pr_auc": np.full(len(present), np.nan),
         }
         if len(present) > 1:
+            own = truth[:, None] == present
             for name, metric in (
                 ("roc_auc", sklearn.metrics.roc_auc_score),
                 ("pr_auc", sklearn.metrics.average_precision_score),
             ):
-                columns[name] = [
-                    metric(truth == index, probabilities[:, index], sample_weight=weight) for index in present
-                ]
+                columns[name] = metric(own, probabilities[:, present], average=None, sample_weight=weight)
                 figures[name] = np.mean(columns[name])
     for name, values in columns.items():
         figures |= {f"{name}/{EXPRESSIONS[index]}": value for index, value in zip(present, values)}
