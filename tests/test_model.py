@@ -61,9 +61,9 @@ def test_trains_saves_and_loads(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BACKBONES)
-def test_each_trains_saves_and_loads(name, tmp_path):
-    check_trains_saves_and_loads(TrainConfig(backbone=name, precision="float32", image_size=96), tmp_path)
+@pytest.mark.parametrize(("name", "size"), [*((name, 96) for name in BACKBONES), ("custom_cnn", 112)])
+def test_each_trains_saves_and_loads(name, size, tmp_path):
+    check_trains_saves_and_loads(TrainConfig(backbone=name, precision="float32", image_size=size), tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -264,6 +264,16 @@ def test_early_stopping(sample_dataset, tmp_path):
     assert [row["best"] for row in rows_of(tmp_path)] == ["1", "0", "0"]
 
 
+def test_plateau(sample_dataset, tmp_path):
+    """The same: after two epochs that are no better the rate is halved, and again, until the floor."""
+    config = small(
+        sample_dataset, epochs=8, plateau_patience=2, learning_rate=1e-12, min_learning_rate=2e-13, phases=("heads@0",)
+    )
+    training.train(config, tmp_path, say=lambda line: None)
+    rates = [float(row["learning_rate"]) for row in rows_of(tmp_path)]
+    assert rates == pytest.approx([1e-12, 1e-12, 1e-12, 5e-13, 5e-13, 2.5e-13, 2.5e-13, 2e-13], rel=1e-6)
+
+
 def test_a_loss_that_is_not_finite_stops(sample_dataset, tmp_path):
     config = small(sample_dataset, learning_rate=1e30, optimizer="sgd", batch_size=12, save_minutes=0.0)
     with pytest.raises(DataError, match="not finite") as caught:
