@@ -257,19 +257,14 @@ def test_a_damaged_state_costs_an_epoch_only(run, config, tmp_path):
     assert (tmp_path / "work" / "history.csv").read_bytes() == (run[0] / "history.csv").read_bytes()
 
 
-def test_early_stopping(sample_dataset, tmp_path):
+def test_plateau_and_early_stopping(sample_dataset, tmp_path):
     """A rate that moves nothing makes no epoch better than the first; only frozen statistics stay as well."""
-    config = small(sample_dataset, epochs=9, early_stopping=2, learning_rate=1e-12, phases=("heads@0",))
-    training.train(config, tmp_path, say=lambda line: None)
-    assert [row["best"] for row in rows_of(tmp_path)] == ["1", "0", "0"]
-
-
-def test_plateau(sample_dataset, tmp_path):
-    """The same: after two epochs that are no better the rate is halved, and again, until the floor."""
     config = small(
-        sample_dataset, epochs=8, plateau_patience=2, learning_rate=1e-12, min_learning_rate=2e-13, phases=("heads@0",)
-    )
+        sample_dataset, epochs=9, early_stopping=7, plateau_patience=2, learning_rate=1e-12, min_learning_rate=2e-13,
+        phases=("heads@0",),
+    )  # fmt: skip
     training.train(config, tmp_path, say=lambda line: None)
+    assert [row["best"] for row in rows_of(tmp_path)] == ["1"] + ["0"] * 7
     rates = [float(row["learning_rate"]) for row in rows_of(tmp_path)]
     assert rates == pytest.approx([1e-12, 1e-12, 1e-12, 5e-13, 5e-13, 2.5e-13, 2.5e-13, 2e-13], rel=1e-6, abs=0)
 
