@@ -16,11 +16,12 @@ def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
       images: uint8 [N, S, S, 3].
       classes: int [N], the class that each image is asked about.
     """
-    parts = keras.Model(model.inputs, [model.get_layer("pooling").input, model.output["expression"]])
-    pixels = tf.constant(images, tf.float32)
+    feature_map, expression = model.get_layer("pooling").input, model.output["expression"]
+    # Two models, so that no gradient is asked for of what lies before the map.
+    maps = keras.Model(model.inputs, feature_map)(tf.constant(images, tf.float32), training=False)
     with tf.GradientTape() as tape:
-        tape.watch(pixels)  # so that all that follows from them is recorded, in a frozen model too
-        maps, probabilities = parts(pixels, training=False)
+        tape.watch(maps)
+        probabilities = keras.Model(feature_map, expression)(maps, training=False)
         own = tf.math.log(tf.gather(probabilities, classes, batch_dims=1) + keras.config.epsilon())
     weights = tf.reduce_mean(tape.gradient(own, maps), (1, 2), keepdims=True)
     speaking = tf.nn.relu(tf.reduce_sum(tf.cast(weights * maps, tf.float32), -1, keepdims=True))
