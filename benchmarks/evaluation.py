@@ -35,11 +35,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         work = _make(pathlib.Path(folder))
-        memory = {what: [_least("memory", what, work[_NARROW], size, 1000) for size in _SIZES] for what in _KINDS}
         seconds = {
             network: [_least("seconds", what, work[network], _TIMED, 0) for what in ("predict", "evaluate")]
             for network in _NETWORKS
         }
+        memory = {what: [_least("memory", what, work[_NARROW], size, 1000) for size in _SIZES] for what in _KINDS}
     added = {what: (most - least) / (_SIZES[1] - _SIZES[0]) for what, (least, most) in memory.items()}
     shares = {network: evaluation / plain - 1 for network, (plain, evaluation) in seconds.items()}
     for what, peaks in memory.items():
