@@ -114,7 +114,7 @@ def confusion(counts: np.ndarray, classes: Sequence[int]) -> Figure:
 @styled
 def curves(truth: np.ndarray, probabilities: np.ndarray) -> Figure:
     """ROC and precision-recall curves, each class that has examples against the rest."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 5.4), layout="constrained")
     roc, pr = figure.subplots(1, 2)
     for index in np.unique(truth):
         positive, name = truth == index, EXPRESSIONS[index]
@@ -131,7 +131,8 @@ def curves(truth: np.ndarray, probabilities: np.ndarray) -> Figure:
     for axes in (roc, pr):
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
         axes.grid(**_GRID)
-        axes.legend(title="area under it", loc="lower right" if axes is roc else "lower left", fontsize=8)
+        # Below, for there is no corner that some curve does not pass.
+        axes.legend(title="area under it", loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, fontsize=8)
     return figure
 
 
