@@ -92,6 +92,21 @@ def test_laid_out_flat_it_computes_the_same(name, width):
     check_same_features(name, width)
 
 
+def test_statistics_follow_a_short_training():
+    """Keras' MobileNetV2 would keep three quarters of those of the start for 288 steps."""
+    from keras import layers
+
+    network = networks.construct("mobilenet_v2", image_size=32, width=0.35)
+    flat = networks.lay_out(network, normalisation="signed", precision="float32")
+    first = layers_of(layers.BatchNormalization, flat)[0]
+    before = np.ones_like(first.moving_variance)
+    first.moving_variance.assign(before)
+    for _ in range(288):
+        first(np.zeros([2, 4, 4, len(before)], "float32"), training=True)
+    assert (np.asarray(first.moving_variance) < 0.1).all()
+    assert {layer.momentum for layer in layers_of(layers.BatchNormalization, flat)} == {0.99}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name not in LIGHT])
 def test_each_laid_out_flat_computes_the_same(name):
