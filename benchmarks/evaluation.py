@@ -11,11 +11,12 @@ counts. Exit codes: 0 all goals are met, 1 one is not.
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+
+from benchmarks import measure
 
 _SIZES, _TIMED, _RUNS = (1_000, 100_000), 10_000, 2
 #: Names of each split, and the drawn faces behind them; no face is in two splits, so there is no leak to look into.
@@ -117,7 +118,7 @@ def _one(what: str, workdir: str, count: str, resamples: str) -> dict:
         options = evaluation.Options(resamples=int(resamples), report=what == "report")
         evaluation.evaluate(chosen, folder, split, os.path.join(workdir, "eval"), options)
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return {"seconds": seconds, "memory": measure.highest_resident()}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import argparse
 import json
 import time
 
+from benchmarks import measure
+
 EPOCHS = 3
 
 
@@ -38,13 +40,8 @@ def main() -> None:
         if flags.first_batch_only:
             break
         if number % epoch == 0:
-            memory.append(_highest_resident())
+            memory.append(measure.highest_resident())
     print(json.dumps({"first_batch": first_batch, "memory": memory}))
-
-
-def _highest_resident() -> int:
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,15 @@ def run(command: Sequence[str], *, observe_memory: bool = False) -> Figures:
     return Figures(wall, _children_cpu() - before, *peaks)
 
 
+def highest_resident() -> int:
+    """The most memory that this process has had since its program was started, in bytes.
+
+    Not getrusage's figure, which is at least what the process that started it had then.
+    """
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+
+
 def _children_cpu() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

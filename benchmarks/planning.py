@@ -7,12 +7,12 @@ Prints one JSON object: seconds in all, and the highest resident memory of this 
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Iterator
 
 import numpy as np
 
+from benchmarks import measure
 from pipeline import listing, planning
 from pipeline.records import EXPRESSIONS
 from pipeline.settings import Settings
@@ -51,7 +51,7 @@ def main() -> None:
     start = time.perf_counter()
     planned = plan(rows)
     seconds = time.perf_counter() - start
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory = measure.highest_resident()
     print(json.dumps({"rows": rows, "seconds": seconds, "memory": memory, "shards": len(planned.shards)}))
 
 

@@ -296,10 +296,11 @@ def test_contact_sheet(exported, faces, tmp_path):
 
 
 MEASURED = """
-import resource, sys
+import sys
+from benchmarks import measure
 from export import predicting
 predicting.predict(sys.argv[1], [sys.argv[2]] * int(sys.argv[3]), sys.argv[4], sheet=sys.argv[5])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(measure.highest_resident())
 """
 
 
