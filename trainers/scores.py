@@ -20,7 +20,7 @@ from pipeline.records import EXPRESSIONS
 #: Bins of equal width of the expected calibration error.
 BINS = 15
 #: Examples that scikit-learn is given together where it takes some copies of all probabilities.
-_BLOCK = 4096
+_BLOCK = 2**14
 
 #: What each figure is called, in the order of the tables.
 CLASSIFICATION = {
