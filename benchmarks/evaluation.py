@@ -15,10 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 from benchmarks import measure
 
-_SIZES, _TIMED, _RUNS = (1_000, 100_000), 10_000, 2
+_SIZES, _TIMED = (1_000, 100_000), 10_000
+_RUNS = {"seconds": 3, "memory": 2}
 #: Names of each split, and the drawn faces behind them; no face is in two splits, so there is no leak to look into.
 _SPLITS = {"train": (20_000, 100), "validation": (2_000, 50), "test": (_SIZES[1], 350)}
 #: Backbone, width and image size of the networks that are timed.
@@ -36,11 +38,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         work = _make(pathlib.Path(folder))
-        seconds = {
-            network: [_least("seconds", what, work[network], _TIMED, 0) for what in ("predict", "evaluate")]
-            for network in _NETWORKS
-        }
-        memory = {what: [_least("memory", what, work[_NARROW], size, 1000) for size in _SIZES] for what in _KINDS}
+        seconds = {net: _least("seconds", ("predict", "evaluate"), work[net], _TIMED, 0) for net in _NETWORKS}
+        peaks = [_least("memory", tuple(_KINDS), work[_NARROW], size, 1000) for size in _SIZES]
+    memory = dict(zip(_KINDS, zip(*peaks)))
     added = {what: (most - least) / (_SIZES[1] - _SIZES[0]) for what, (least, most) in memory.items()}
     shares = {network: evaluation / plain - 1 for network, (plain, evaluation) in seconds.items()}
     for what, peaks in memory.items():
@@ -89,8 +89,10 @@ def _make(folder: pathlib.Path) -> dict[tuple, str]:
     return made
 
 
-def _least(figure: str, *arguments) -> float:
-    return min(_run(*arguments)[figure] for _ in range(_RUNS))
+def _least(figure: str, kinds: Sequence[str], *arguments) -> list[float]:
+    """Of each kind, which take turns."""
+    rounds = [[_run(kind, *arguments)[figure] for kind in kinds] for _ in range(_RUNS[figure])]
+    return [min(values) for values in zip(*rounds)]
 
 
 def _run(what: str, workdir: str, count: int, resamples: int) -> dict:
