@@ -40,7 +40,7 @@ setup(
         "numpy>=2.0",
         "pillow>=11",
         "pyarrow>=18",
-        "scikit-learn>=1.6",
+        "scikit-learn>=1.8",
         "simplejpeg>=1.8",
         "tensorboard>=2.19",
         "tensorflow>=2.19,<3",

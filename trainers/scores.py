@@ -91,13 +91,9 @@ def classification(truth: np.ndarray, probabilities: np.ndarray, *, skew_normali
             "pr_auc": np.full(len(present), np.nan),
         }
         if len(present) > 1:
-            own = truth[:, None] == present
-            for name, metric in (
-                ("roc_auc", sklearn.metrics.roc_auc_score),
-                ("pr_auc", sklearn.metrics.average_precision_score),
-            ):
-                columns[name] = metric(own, probabilities[:, present], average=None, sample_weight=weight)
-                figures[name] = np.mean(columns[name])
+            areas = [_areas(truth == index, probabilities[:, index], weight) for index in present]
+            for name, column in zip(("roc_auc", "pr_auc"), zip(*areas)):
+                columns[name], figures[name] = column, np.mean(column)
     for name, values in columns.items():
         figures |= {f"{name}/{EXPRESSIONS[index]}": value for index, value in zip(present, values)}
     return {name: float(value) for name, value in figures.items()}
@@ -176,6 +172,14 @@ def calibration_error(truth: np.ndarray, probabilities: np.ndarray, weight: np.n
     confidence = probabilities.max(1).astype(np.float64)
     gap = weight * (confidence - (probabilities.argmax(1) == truth))
     return float(np.abs(np.bincount(calibration_bin(confidence), gap, BINS)).sum() / weight.sum())
+
+
+def _areas(positive: np.ndarray, score: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """What scikit-learn's `roc_auc_score` and `average_precision_score` give, from one sort of the scores for both."""
+    counts = sklearn.metrics.confusion_matrix_at_thresholds(positive, score, sample_weight=weight)
+    _, false, _, true, _ = (np.append(0.0, count) for count in counts)
+    precision = true[1:] / (true[1:] + false[1:])
+    return np.trapezoid(true / true[-1], false / false[-1]), np.diff(true / true[-1]) @ precision
 
 
 def _sum_of_blocks(figure: Callable, truth: np.ndarray, probabilities: np.ndarray, weight: np.ndarray) -> float:
