@@ -25,7 +25,7 @@ CAFFE_MEAN = (103.939, 116.779, 123.68)
 #: Layers that their authors did not name.
 _NUMBERED = re.compile(r"(conv2d|batch_normalization|add|zero_padding2d|normalization|rescaling)(?:_\d+)?")
 _DOWNLOAD_TIMEOUT = 30.0
-#: Of BatchNormalization's running statistics; all of Keras' networks have it but MobileNetV2. Of the 0.999 there half
+#: Of BatchNormalization's running statistics; of Keras' networks MobileNetV2 alone has more. Of the 0.999 there half
 #: of the start is left after 700 steps, and a network that has learned well is scored as if it had not.
 _MAX_MOMENTUM = 0.99
 
