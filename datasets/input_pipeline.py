@@ -8,8 +8,9 @@ expression_probs, valence, arousal, mask (per head), id, and landmarks in pixels
 
 The stream is a function of (seed, epoch, row) alone: no thread count, process or restart changes it. Records are
 shuffled while encoded; `datasets.ordering` says how, and why any place in the stream is found at once. Python runs
-twice per window of 1,024 records, to draw its order and to read it, and once per batch, to decode JPEGs that have
-`image_size` already (with cache="decoded" instead of both, to copy rows); all else is TensorFlow's.
+three times per batch, to draw its rows, to read them, and to decode JPEGs that have `image_size` already (with
+cache="decoded" twice, to draw rows and to copy them); all else is TensorFlow's. Windows of 1,024 records are announced
+to the system, which reads them ahead.
 """
 
 import functools
@@ -22,7 +23,7 @@ import tensorflow as tf
 
 from datasets import augmentation, faults, labels, preprocessing, python_calls
 from datasets.augmentation import geometry
-from datasets.ordering import WINDOW, Order, example_seeds
+from datasets.ordering import Order
 from datasets.selection import Selection
 from pipeline.errors import UsageError
 
@@ -35,6 +36,8 @@ MAX_BATCH_SIZE = 65_536
 CACHE_MEMORY = 0.25
 
 _DECODED_AT_ONCE = 128
+#: Batches whose rows are known before they are read.
+_DRAWN_AHEAD = 8
 #: No function here branches on a tensor; AutoGraph would take most of the time to the first batch to find that out.
 _as_it_is = tf.autograph.experimental.do_not_convert
 
@@ -97,7 +100,7 @@ def make_train(
       host_index, host_count: each host of a job gets another part of each epoch, all of the same length; at most
         `host_count` - 1 examples are left out (with shuffle other ones in each epoch, else always the last).
       num_threads: decoding threads; None is one per core.
-      deterministic: False lets examples overtake each other.
+      deterministic: False lets batches, or examples that are resized, overtake each other.
       prefetch_to_device: whether batches are copied to the first accelerator ahead of time. They have no `id` then,
         because an accelerator holds no text.
       data_dir: of a TFDS name; None is TFDS's default.
@@ -206,20 +209,23 @@ def _batches(
     if cache == "encoded":
         selection.keep_records()
 
-    epoch, position = start
-    first = epoch * order.windows + position // WINDOW
-    last = 2**62 if epochs is None else epochs * order.windows
+    first = start[0] * order.length + start[1]
+    stop = 2**62 if epochs is None else epochs * order.length
+    batches = -(-(stop - first) // batch_size)
+    count = batch_size if drop_remainder else None
 
-    def window(number: int) -> tuple[np.ndarray, np.ndarray]:
-        epoch, rows, repeats = order.window(int(number), position % WINDOW if number == first else 0)
-        return rows, example_seeds(order.seed, epoch, rows, repeats)
+    def draw(number: np.int64) -> tuple[np.ndarray, np.ndarray]:
+        here, there = (min(first + (int(number) + after) * batch_size, stop) for after in (0, 1))
+        if cache != "decoded":
+            _announce(selection, order, here, there, first, stop)
+        return order.examples(here, there)
 
-    def draw(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows, seeds = python_calls.call(window, [number], (tf.int64, tf.int32))
-        return tf.ensure_shape(rows, [None]), tf.ensure_shape(seeds, [None, 2])
+    def examples(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        rows, seeds = python_calls.call(draw, [number], (tf.int64, tf.int32))
+        return tf.ensure_shape(rows, [count]), tf.ensure_shape(seeds, [count, 2])
 
     def read(rows: tf.Tensor, seeds: tf.Tensor) -> dict:
-        records = tf.ensure_shape(python_calls.call(selection.read, [rows], tf.string), [None])
+        records = tf.ensure_shape(python_calls.call(selection.read, [rows], tf.string), [count])
         return labels.parse(records, landmarks=landmarks) | {"seeds": seeds}
 
     as_they_are = selection.image_sizes == {(image_size, image_size)}
@@ -227,9 +233,7 @@ def _batches(
     def decode_jpegs(batch: dict) -> dict:
         decode = functools.partial(preprocessing.decode_jpegs, size=image_size)
         images = python_calls.call(decode, [batch["image"]], tf.uint8)
-        count = batch["id"].shape[0]
-        sizes = tf.fill([tf.shape(batch["id"])[0], 2], image_size)
-        return batch | {"image": tf.ensure_shape(images, [count, image_size, image_size, 3]), "stored_size": sizes}
+        return batch | {"image": tf.ensure_shape(images, [count, image_size, image_size, 3])}
 
     def decode(example: dict) -> dict:
         image = preprocessing.decode(example["image"])
@@ -243,19 +247,17 @@ def _batches(
             batch = step(batch)
         return batch
 
-    dataset = tf.data.Dataset.range(first, last).map(_as_it_is(draw))
+    dataset = tf.data.Dataset.range(batches).map(_as_it_is(examples)).prefetch(_DRAWN_AHEAD)
     if cache == "decoded":
-        columns = _decoded(selection, image_size, landmarks, threads)
-        take = _taker(columns)
-        dataset = dataset.unbatch().batch(batch_size, drop_remainder).map(_as_it_is(take), threads)
+        take = _taker(_decoded(selection, image_size, landmarks, threads))
+        dataset = dataset.map(_as_it_is(take), threads)
+    elif as_they_are and selection.formats == {"jpeg"}:
+        dataset = dataset.map(_as_it_is(lambda rows, seeds: decode_jpegs(read(rows, seeds))), threads)
     else:
         dataset = dataset.map(_as_it_is(read))
         columns = {name: spec for name, spec in dataset.element_spec.items() if name not in ("image", "id")}
         dataset = dataset.map(_as_it_is(labels.pack)).prefetch(1).unbatch()
-        if as_they_are and selection.formats == {"jpeg"}:
-            dataset = dataset.batch(batch_size, drop_remainder).map(_as_it_is(decode_jpegs), threads)
-        else:
-            dataset = dataset.map(_as_it_is(decode), threads).batch(batch_size, drop_remainder)
+        dataset = dataset.map(_as_it_is(decode), threads).batch(batch_size, drop_remainder)
         dataset = dataset.map(_as_it_is(lambda batch: labels.unpack(batch, columns, image_size)))
     dataset = dataset.map(_as_it_is(finish), threads).prefetch(2)
 
@@ -269,10 +271,21 @@ def _batches(
     options.threading.max_intra_op_parallelism = 1
     options.threading.private_threadpool_size = threads
     dataset = dataset.with_options(options)
-    if epochs is None:
-        return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    examples = (epochs - epoch) * order.length - position
-    return dataset.apply(tf.data.experimental.assert_cardinality(-(-examples // batch_size)))
+    cardinality = tf.data.INFINITE_CARDINALITY if epochs is None else batches
+    return dataset.apply(tf.data.experimental.assert_cardinality(cardinality))
+
+
+def _announce(selection: Selection, order: Order, here: int, there: int, first: int, stop: int) -> None:
+    """Announces what is due at the examples from `here` to before `there`, of a stream from `first` to `stop`.
+
+    That is the window after each that begins among them, and at the start of the stream the one that it begins in.
+    """
+    before = order.window_at(here - 1) if here > first else order.window_at(here) - 1
+    begun = range(before + 1, order.window_at(there - 1) + 1)
+    last = order.window_at(stop - 1)
+    for number in [*begun[: int(here == first)], *(number + 1 for number in begun)]:
+        if number <= last:
+            selection.announce(order.window(number)[1])
 
 
 def _decoded(selection: Selection, image_size: int, landmarks: bool, threads: int) -> dict:

@@ -79,7 +79,7 @@ def unpack(batch: dict, columns: dict, image_size: int) -> dict:
     if "landmarks" in unpacked:
         scale = image_size / tf.cast(batch["stored_size"][:, tf.newaxis, ::-1], tf.float32)
         there = unpacked["has_landmarks"][:, tf.newaxis, tf.newaxis]
-        unpacked["landmarks"] = there * ((unpacked["landmarks"] + 0.5) * scale - 0.5)
+        unpacked["landmarks"] = there * (unpacked["landmarks"] * scale + (scale - 1) / 2)
     return unpacked
 
 

@@ -74,34 +74,59 @@ class Order:
         if self.classes is None:
             return self.count
         sizes = np.bincount(self.classes[self.classes >= 0])
-        return _share(sizes) * np.count_nonzero(sizes) + self.count - sizes.sum()
+        return int(_share(sizes) * np.count_nonzero(sizes) + self.count - sizes.sum())
 
     @property
     def windows(self) -> int:
         """Windows of an epoch that are read."""
         return -(-self._length // WINDOW)
 
-    def window(self, number: int, skip: int = 0) -> tuple[int, np.ndarray, np.ndarray]:
+    def window(self, number: int) -> tuple[int, np.ndarray, np.ndarray]:
         """One window, in time that does not depend on its number but for the first one of an epoch.
 
         Args:
           number: counts on through the epochs, `windows` in each.
-          skip: examples at its start that are left out.
 
         Returns:
           (epoch, rows [n], repeats [n]) as `example_seeds` takes them.
         """
-        epoch, index = divmod(number, self.windows)
-        stop = min((index + 1) * WINDOW, self._length)
-        rows, repeats = (part[self.first + index * WINDOW : self.first + stop] for part in _epoch(self, epoch))
-        if self.shuffle:
-            order = np.argsort(hash_keys(self.seed, epoch, _ROWS, rows, repeats), kind="stable")
-            rows, repeats = rows[order], repeats[order]
-        return epoch, rows[skip:], repeats[skip:]
+        return _window(self, number)
+
+    def window_at(self, example: int) -> int:
+        """The number of the window that has an example, counted through all epochs."""
+        epoch, position = divmod(example, self._length)
+        return epoch * self.windows + position // WINDOW
+
+    def examples(self, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Those from `first` to before `stop`, counted through all epochs, in time as `window`.
+
+        Returns:
+          rows int64 [n], and their `example_seeds`, int32 [n, 2].
+        """
+        rows, seeds = [], []
+        while first < stop:
+            skip = first % self._length % WINDOW
+            epoch, *parts = _window(self, self.window_at(first))
+            parts = [part[skip : skip + stop - first] for part in parts]
+            rows.append(parts[0])
+            seeds.append(example_seeds(self.seed, epoch, *parts))
+            first += len(parts[0])
+        return np.concatenate(rows), np.concatenate(seeds)
 
     @property
     def _length(self) -> int:
         return self.epoch_length - self.first if self.length is None else self.length
+
+
+@functools.lru_cache(maxsize=8)
+def _window(order: Order, number: int) -> tuple[int, np.ndarray, np.ndarray]:
+    epoch, index = divmod(number, order.windows)
+    stop = min((index + 1) * WINDOW, order._length)
+    rows, repeats = (part[order.first + index * WINDOW : order.first + stop] for part in _epoch(order, epoch))
+    if order.shuffle:
+        keys = np.argsort(hash_keys(order.seed, epoch, _ROWS, rows, repeats), kind="stable")
+        rows, repeats = rows[keys], repeats[keys]
+    return epoch, rows, repeats
 
 
 @functools.lru_cache(maxsize=2)

@@ -22,6 +22,8 @@ from pipeline.errors import DataError, UsageError
 from pipeline.records import DATASET, EXPRESSIONS, VERSION
 
 _NUMBERS = ("shard", "position", "offset", "length", "expression", "valence", "arousal", "height", "width")
+#: Bytes that are announced at once; the kernel does not read ahead more than this by one request.
+_AHEAD = 1 << 17
 _CRC = struct.Struct("<I")
 _NUM_CLASSES = (7, 8)
 
@@ -143,18 +145,48 @@ class Selection:
         """From now on a record that was read stays in memory."""
         self._kept = {}
 
+    def announce(self, rows: np.ndarray) -> None:
+        """Has the system read the records of `rows` [n] into its cache, in long pieces, while other work goes on."""
+        rows = np.unique(rows if self._kept is None else [row for row in rows.tolist() if row not in self._kept])
+        if not len(rows):
+            return
+        shards, offsets = self._shards[rows], self._offsets[rows]
+        ends = offsets + self._lengths[rows]
+        pieces = np.flatnonzero((shards[1:] != shards[:-1]) | (offsets[1:] != ends[:-1])) + 1
+        with _Files(self._paths) as files:
+            for first, stop in zip([0, *pieces], [*pieces, len(rows)]):
+                file, end = files[shards[first]], int(ends[stop - 1])
+                for start in range(int(offsets[first]), end, _AHEAD):
+                    os.posix_fadvise(file, start, min(_AHEAD, end - start), os.POSIX_FADV_WILLNEED)
+
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The records of `rows` [n], an object array of bytes.
 
         Raises:
           DataError: a record fails its checksum or the file is cut.
         """
-        unique, inverse = np.unique(rows, return_inverse=True)
-        if self._kept is None:
-            return np.array(self._read(unique), object)[inverse]
-        missing = [row for row in unique.tolist() if row not in self._kept]
-        self._kept.update(zip(missing, self._read(np.array(missing, np.int64))))
-        return np.array([self._kept[row] for row in unique.tolist()], object)[inverse]
+        records = np.empty(len(rows), object)
+        with _Files(self._paths) as files:
+            columns = (self._shards[rows], self._offsets[rows], self._lengths[rows], rows)
+            for index, (shard, offset, length, row) in enumerate(zip(*(column.tolist() for column in columns))):
+                record = None if self._kept is None else self._kept.get(row)
+                if record is None:
+                    record = self._read(files[shard], shard, offset, length)
+                    if self._kept is not None:
+                        self._kept[row] = record
+                records[index] = record
+        return records
+
+    def _read(self, file: int, shard: int, offset: int, length: int) -> bytes:
+        frame = os.pread(file, length, offset)
+        # A frame is length, its checksum, the record, its checksum; the length is known from the table.
+        record = frame[12:-4]
+        if frame[-4:] != _CRC.pack(tfrecord.masked_crc(record)):
+            raise DataError(
+                f"{self._paths[shard]}: the record at byte {offset} fails its checksum; the "
+                "dataset is damaged: `python -m pipeline.verify` lists what is, convert it again"
+            )
+        return record
 
     def _read_numbers(self) -> dict[str, np.ndarray]:
         """The columns _NUMBERS, "split" as a number, and "votes", whether there are any, of all records of `splits`."""
@@ -172,27 +204,27 @@ class Selection:
                 table = file.read_row_group(group, columns=["split", *columns])
                 yield table.filter(pc.is_in(table["split"], pa.array(self.splits)))
 
-    def _read(self, rows: np.ndarray) -> list[bytes]:
-        """The records of rows that ascend; what lies together is read in one piece."""
-        shards, offsets, lengths = self._shards[rows], self._offsets[rows], self._lengths[rows]
-        ends = offsets + lengths
-        pieces = np.flatnonzero((shards[1:] != shards[:-1]) | (offsets[1:] != ends[:-1])) + 1
-        records = []
-        for first, stop in zip([0, *pieces], [*pieces, len(rows)] if len(rows) else []):
-            start = int(offsets[first])
-            # Opened anew: TensorFlow never forgets a stream's functions, and so a file that they hold is never closed.
-            with open(self._paths[shards[first]], "rb", buffering=0) as file:
-                data = os.pread(file.fileno(), int(ends[stop - 1]) - start, start)
-            for offset, end in zip((offsets[first:stop] - start).tolist(), (ends[first:stop] - start).tolist()):
-                # A frame is length, its checksum, the record, its checksum; the length is known from the table.
-                record = data[offset + 12 : end - 4]
-                if data[end - 4 : end] != _CRC.pack(tfrecord.masked_crc(record)):
-                    raise DataError(
-                        f"{self._paths[shards[first]]}: the record at byte {start + offset} fails its checksum; the "
-                        "dataset is damaged: `python -m pipeline.verify` lists what is, convert it again"
-                    )
-                records.append(record)
-        return records
+
+class _Files(dict):
+    """Descriptors of shards by number, opened when they are asked for and closed at the end.
+
+    Not kept: TensorFlow never forgets a stream's functions, and so a file that they hold is never closed.
+    """
+
+    def __init__(self, paths: Sequence[str]):
+        super().__init__()
+        self._paths = paths
+
+    def __missing__(self, shard: int) -> int:
+        self[shard] = file = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+        return file
+
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for file in self.values():
+            os.close(file)
 
 
 def _folder(dataset: str, data_dir: str | None) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies
 
 from datasets import ordering
-from datasets.ordering import BLOCK, WINDOW, Order
+from datasets.ordering import BLOCK, WINDOW, Order, example_seeds
 
 
 def epoch_of(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +38,17 @@ def test_a_window_needs_nothing_that_came_before():
     whole = epoch_of(Order(5000, 3), 6)[0]
     _, rows, _ = Order(5000, 3).window(6 * 5 + 2)
     np.testing.assert_array_equal(rows, whole[2 * WINDOW : 3 * WINDOW])
-    np.testing.assert_array_equal(Order(5000, 3).window(6 * 5 + 2, skip=100)[1], rows[100:])
+
+
+def test_examples_are_those_of_the_windows():
+    order = Order(2500, 3)
+    rows, repeats = (np.concatenate([epoch_of(order, epoch)[part] for epoch in (0, 1, 2)]) for part in (0, 1))
+    seeds = np.concatenate([example_seeds(3, index, rows[2500 * index :][:2500], repeats[:2500]) for index in range(3)])
+    for first, stop in ((0, 7500), (0, 1), (1000, 1100), (2400, 5100), (6000, 7500)):
+        found = order.examples(first, stop)
+        np.testing.assert_array_equal(found[0], rows[first:stop])
+        np.testing.assert_array_equal(found[1], seeds[first:stop])
+    assert [order.window_at(example) for example in (0, 1023, 1024, 2499, 2500, 3524)] == [0, 0, 1, 2, 3, 4]
 
 
 def test_a_window_is_read_in_few_pieces():

@@ -1,6 +1,7 @@
 """Faces that an evaluation shows: the surest mistakes, some that are right, and what they were judged by."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
 import matplotlib
@@ -38,47 +39,42 @@ class Face:
     heat: np.ndarray | None = None
 
 
-def by_expression(selection: Selection, rows: np.ndarray, view: View, model: keras.Model | None) -> list[Face]:
+def by_expression(selection: Selection, rows: np.ndarray | None, view: View, model: keras.Model | None) -> list[Face]:
     """The most confident mistakes first, then right ones drawn at random.
 
     Args:
       selection: what was evaluated.
-      rows: int [N], the row in the selection of each example of `view`.
+      rows: those of the selection that were evaluated; None is all.
       view: what its protocol counts.
       model: for Grad-CAM of the first EXPLAINED of each kind; None leaves it out.
     """
-    predicted, confidence = view.probabilities.argmax(1), view.probabilities.max(1)
-    wrong = predicted != view.truth
-    mistakes = np.flatnonzero(wrong)[np.argsort(-confidence[wrong], kind="stable")][:SHOWN]
-    hits = np.random.default_rng(0).permutation(np.flatnonzero(~wrong))[:SHOWN]
     faces = []
-    for some in (mistakes, hits):
+    for right, some in zip((False, True), _mistakes_and_hits(view)):
         if not len(some):
             continue
-        ids, images = prediction.read_images(selection, rows[some], model.input_shape[1] if model else _SIDE)
+        truth, probabilities = view.truth[some], view.probabilities[some]
+        predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+        ids, images = _read(selection, rows, view.rows[some], model.input_shape[1] if model else _SIDE)
         heats = [None] * len(some)
         if model:
             explained = slice(0, EXPLAINED)
-            maps = saliency.grad_cam(model, images[explained], predicted[some][explained])
+            maps = saliency.grad_cam(model, images[explained], predicted[explained])
             heats[explained] = [under(image, heat) for image, heat in zip(images, maps)]
         faces += [
             Face(
-                id=id, image=image, truth=EXPRESSIONS[view.truth[row]], right=not wrong[row], heat=heat,
-                predicted=f"{EXPRESSIONS[predicted[row]]} {100 * confidence[row]:.0f} %",
+                id=ids[index], image=images[index], truth=EXPRESSIONS[truth[index]], right=right, heat=heats[index],
+                predicted=f"{EXPRESSIONS[predicted[index]]} {100 * confidence[index]:.0f} %",
             )
-            for id, image, heat, row in zip(ids, images, heats, some)
+            for index in range(len(some))
         ]  # fmt: skip
     return faces
 
 
-def by_affect(selection: Selection, rows: np.ndarray, predictions: Predictions, side: int | None) -> list[Face]:
+def by_affect(selection: Selection, rows: np.ndarray | None, predictions: Predictions, side: int | None) -> list[Face]:
     """Of a model without expressions: the largest errors of valence and arousal together."""
     heads = [head for head in ("valence", "arousal") if head in predictions.outputs]
-    errors = np.stack([abs(predictions.outputs[head] - predictions.truth[head]) for head in heads])
-    known = np.flatnonzero(np.isfinite(errors).any(0))
-    total = np.nansum(errors[:, known], 0)
-    some = known[np.argsort(-total, kind="stable")][:SHOWN]
-    ids, images = prediction.read_images(selection, rows[some], side or _SIDE)
+    some = _largest_errors(predictions, heads)
+    ids, images = _read(selection, rows, some, side or _SIDE)
 
     def text(columns: dict, row: int) -> str:
         return " ".join(f"{head[0]} {columns[head][row]:+.2f}" for head in heads)
@@ -93,6 +89,26 @@ def by_affect(selection: Selection, rows: np.ndarray, predictions: Predictions, 
         )
         for id, image, row in zip(ids, images, some)
     ]
+
+
+def _mistakes_and_hits(view: View) -> tuple[np.ndarray, np.ndarray]:
+    """Those that are shown, as rows of the view. What is as long as the view is gone when this returns."""
+    confidence = view.probabilities.max(1)
+    wrong = view.probabilities.argmax(1) != view.truth
+    mistakes = np.flatnonzero(wrong)[np.argsort(-confidence[wrong], kind="stable")][:SHOWN]
+    return mistakes.copy(), np.random.default_rng(0).permutation(np.flatnonzero(~wrong))[:SHOWN].copy()
+
+
+def _largest_errors(predictions: Predictions, heads: Sequence[str]) -> np.ndarray:
+    errors = np.stack([abs(predictions.outputs[head] - predictions.truth[head]) for head in heads])
+    known = np.flatnonzero(np.isfinite(errors).any(0))
+    total = np.nansum(errors[:, known], 0)
+    return known[np.argsort(-total, kind="stable")][:SHOWN].copy()
+
+
+def _read(selection: Selection, rows: np.ndarray | None, some: np.ndarray, side: int) -> tuple[list[str], np.ndarray]:
+    """Ids and images of some of what was evaluated."""
+    return prediction.read_images(selection, some if rows is None else rows[some], side)
 
 
 def under(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

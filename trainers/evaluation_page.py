@@ -66,11 +66,10 @@ def write(
       rows: those of the selection that `predictions` are of; None is all.
     """
     plots = _plots(predictions, view, subject.history)
-    place = np.arange(selection.count) if rows is None else rows
     if view is not None:
-        faces = evaluation_faces.by_expression(selection, place[view.rows], view, subject.keras)
+        faces = evaluation_faces.by_expression(selection, rows, view, subject.keras)
     else:
-        faces = evaluation_faces.by_affect(selection, place, predictions, subject.predictor.image_size)
+        faces = evaluation_faces.by_affect(selection, rows, predictions, subject.predictor.image_size)
     with evaluation_files.output_file(folder, PAGE) as file:
         file.write(_html(metrics, plots, faces).encode("utf-8", "backslashreplace"))
     with evaluation_files.output_file(folder, PDF) as file:

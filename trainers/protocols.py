@@ -75,7 +75,7 @@ def view(
     classes = _classes(name, model_classes, data_classes)
     wrong = name == "seven_contempt_wrong"
     masked = () if wrong else tuple(index for index in range(len(EXPRESSIONS)) if index not in classes)
-    rows = np.flatnonzero(counted(name, truth, model_classes=model_classes, data_classes=data_classes))
+    rows = np.flatnonzero(counted(name, truth, model_classes=model_classes, data_classes=data_classes)).astype(np.int32)
     return View(
         name=name,
         classes=classes,
