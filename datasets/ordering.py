@@ -122,11 +122,12 @@ class Order:
 def _window(order: Order, number: int) -> tuple[int, np.ndarray, np.ndarray]:
     epoch, index = divmod(number, order.windows)
     stop = min((index + 1) * WINDOW, order._length)
-    rows, repeats = (part[order.first + index * WINDOW : order.first + stop] for part in _epoch(order, epoch))
-    if order.shuffle:
-        keys = np.argsort(hash_keys(order.seed, epoch, _ROWS, rows, repeats), kind="stable")
-        rows, repeats = rows[keys], repeats[keys]
-    return epoch, rows, repeats
+    here = slice(order.first + index * WINDOW, order.first + stop)
+    if not order.shuffle:
+        return epoch, np.arange(here.start, here.stop), np.zeros(here.stop - here.start, np.int64)
+    rows, repeats = (part[here] for part in _epoch(order, epoch))
+    keys = np.argsort(hash_keys(order.seed, epoch, _ROWS, rows, repeats), kind="stable")
+    return epoch, rows[keys], repeats[keys]
 
 
 @functools.lru_cache(maxsize=2)
@@ -134,13 +135,9 @@ def _epoch(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows of a whole epoch before they are shuffled within windows, and how often each was there before."""
     if order.classes is not None:
         return _resampled(order, epoch)
-    if order.shuffle:
-        blocks = np.argsort(hash_keys(order.seed, epoch, _BLOCKS, np.arange(-(-order.count // BLOCK))), kind="stable")
-        rows = (blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
-        rows = rows[rows < order.count]
-    else:
-        rows = np.arange(order.count)
-    return rows, np.zeros(order.count, np.int64)
+    blocks = np.argsort(hash_keys(order.seed, epoch, _BLOCKS, np.arange(-(-order.count // BLOCK))), kind="stable")
+    rows = (blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
+    return rows[rows < order.count], np.zeros(order.count, np.int64)
 
 
 def _resampled(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ FLOORS = (
     (9, "trainers/model.py"),
     (8, "trainers/losses.py metrics.py schedules.py monitoring.py guards.py streams.py board.py devices.py"),
     (8, "trainers/scores.py weighted.py intervals.py protocols.py"),
-    (9, "trainers/leakage.py saliency.py prediction.py scoreboard.py evaluation_files.py evaluation_plots.py"),
+    (9, "trainers/heap.py leakage.py saliency.py prediction.py scoreboard.py evaluation_files.py evaluation_plots.py"),
     (10, "trainers/subject.py evaluation.py evaluation_faces.py evaluation_page.py"),
     (10, "trainers/comparison.py comparison_plots.py comparison_page.py"),
     (11, "trainers/evaluate.py compare.py"),

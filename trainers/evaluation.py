@@ -19,7 +19,7 @@ from pipeline import publishing
 from pipeline.errors import DataError, UsageError
 from pipeline.records import EXPRESSIONS
 from trainers import evaluation_files as files
-from trainers import evaluation_page, intervals, leakage, prediction, protocols, scoreboard
+from trainers import evaluation_page, heap, intervals, leakage, prediction, protocols, scoreboard
 from trainers.subject import Subject
 
 
@@ -107,6 +107,7 @@ def evaluate(
         predictions = prediction.predict(
             subject.predictor, selection, rows=rows, num_threads=options.num_threads or None, on_batch=writer
         )
+        heap.give_back()
         # What an earlier evaluation left would pass for this one's, also if this one is killed before its own.
         files.remove(output, [evaluation_page.PAGE, evaluation_page.PDF, files.CONFUSION])
     metrics = {
@@ -145,6 +146,7 @@ def evaluate(
     for line in summary(metrics):
         say(line)
     if options.report:
+        heap.give_back()
         evaluation_page.write(output, metrics, predictions, view, subject, selection, rows)
     say(os.path.join(output, evaluation_page.PAGE if options.report else files.METRICS))
     return metrics
