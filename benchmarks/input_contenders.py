@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -22,17 +23,26 @@ DECODER = "simplejpeg, one thread (D)"
 QUIET_CPU, QUIET_SECONDS = 0.02, 0.25
 #: Seconds after which that is given up.
 LONGEST_WAIT = 60.0
+#: Images of a turn of the decoder.
+DECODED = 1_000
 #: Batches of the default augmentation in other hands, in one round: they are slow.
 SLOW_BATCHES = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """What one contender did in one round."""
+    """What one contender did in one round.
+
+    Attributes:
+      images: how many.
+      seconds, cpu: on the clock, and of processors.
+      decoder: D, images a second, just before and just after: their mean.
+    """
 
     images: int
     seconds: float
     cpu: float
+    decoder: float = math.nan
 
     @property
     def rate(self) -> float:
@@ -43,6 +53,11 @@ class Turn:
     def cpu_ms(self) -> float:
         """Processor milliseconds an image."""
         return 1e3 * self.cpu / self.images
+
+    @property
+    def relative(self) -> float:
+        """The rate as a multiple of D, which goes up and down with the machine as the rate does."""
+        return self.rate / self.decoder
 
 
 Contender = Callable[[], Turn]
@@ -86,7 +101,6 @@ def contenders(
 ) -> dict[str, Contender]:  # fmt: skip
     """All contenders by name, in the order of their turns."""
     import keras
-    import simplejpeg
     import tensorflow as tf
 
     from datasets.augmentation import AugmentConfig
@@ -104,30 +118,35 @@ def contenders(
 
         return ours(None).map(apply, len(os.sched_getaffinity(0))).prefetch(2)
 
-    encoded = list(_encoded(index, 2_000))
     files = sorted(str(path) for path in (input_dir / "images").iterdir())[: BATCH_SIZE * 2]
     sys.path.append(environments.packages("grain"))  # for OpenCV
     many, few = batches, min(SLOW_BATCHES, batches)
     return {
-        DECODER: single_thread(lambda data: simplejpeg.decode_jpeg(data, "RGB"), encoded),
+        "DALI, decoded": rival(others["dali"], "decode", many),
         "ours, decoded": stream(ours(None), many),
+        "Grain, decoded": rival(others["grain"], "decode", many),
         "ours, augmented": stream(ours(AugmentConfig()), many),
+        "Grain, augmented": rival(others["grain"], "augment", many),
         "ours, augmented, any order": stream(ours(AugmentConfig(), deterministic=False), many),
+        "DALI, augmented": rival(others["dali"], "augment", few),
         "keras-cv's layers": stream(mapped(_keras_cv_layers()), few),
         "Keras' layers": stream(mapped(_keras_layers(keras)), few),
         "cv2.imread and ImageDataGenerator, one core": single_thread(_image_data_generator(), files),
-        "DALI, decoded": rival(others["dali"], "decode", many),
-        "DALI, augmented": rival(others["dali"], "augment", few),
-        "Grain, decoded": rival(others["grain"], "decode", many),
-        "Grain, augmented": rival(others["grain"], "augment", many),
     }
 
 
 def take_turns(
     dataset_dir: pathlib.Path, input_dir: pathlib.Path, work_dir: pathlib.Path, *, rounds: int, batches: int
 ) -> list[dict[str, Turn]]:
-    """Every contender's turn in each round; nothing of them runs on."""
+    """Every contender's turn in each round, between two of the decoder's; nothing of them runs on.
+
+    A machine that others share is now faster, now slower, for seconds at a time, so D is measured beside each turn.
+    """
+    import simplejpeg
+
     index = rivals.write_index(dataset_dir, work_dir / "index")
+    encoded = list(_encoded(index, DECODED))
+    decoder = single_thread(lambda data: simplejpeg.decode_jpeg(data, "RGB"), encoded)
     taken = []
     with contextlib.ExitStack() as ending:
         others = {
@@ -135,10 +154,19 @@ def take_turns(
         }
         turns = contenders(dataset_dir, input_dir, index, others, batches)
         for number in range(rounds):
-            taken.append({name: _in_quiet(turn) for name, turn in turns.items()})
+            found, decoded = {}, [_in_quiet(decoder)]
+            for name, turn in turns.items():
+                done = _in_quiet(turn)
+                decoded.append(_in_quiet(decoder))
+                found[name] = dataclasses.replace(done, decoder=(decoded[-2].rate + decoded[-1].rate) / 2)
+            taken.append({DECODER: _together(decoded)} | found)
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     shutil.rmtree(index)
     return taken
+
+
+def _together(turns: list[Turn]) -> Turn:
+    return Turn(*(sum(getattr(turn, name) for turn in turns) for name in ("images", "seconds", "cpu")))
 
 
 def _in_quiet(turn: Contender) -> Turn:

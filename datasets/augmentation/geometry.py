@@ -3,10 +3,10 @@
 A matrix [B, 3, 3] maps pixels (x, y, 1) of the output to pixels of the input; (0, 0) is the centre of the first
 pixel. This and the fill ("reflect": d c b a | a b c d | d c b a) are keras-cv's conventions.
 
-The resampling is integer arithmetic on whole pixels. A pixel is one 64-bit word, a channel in each 21 bits, so that
-one multiplication weighs three channels; weights have 13 bits and sum to 2**13, which leaves 8 bits of value. It runs
-as two compiled functions, coordinates and then pixels, because XLA's CPU compiler would otherwise fuse them into
-one loop that it cannot vectorise.
+The resampling is integer arithmetic on whole pixels. A pixel is read as one 32-bit word and becomes one of 64 bits, a
+channel in each 21, so that one multiplication weighs three channels; weights have 13 bits and sum to 2**13, which
+leaves 8 bits of value. It runs as two compiled functions, coordinates and then pixels, because XLA's CPU compiler would
+otherwise fuse them into one loop that it cannot vectorise.
 """
 
 import numpy as np
@@ -111,15 +111,13 @@ def warp(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
 
 @tf.function(jit_compile=True, autograph=False)
 def _coordinates(images: tf.Tensor, matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Each pixel as one word, uint64 [B * H * W], and where each output pixel lies: x and y, uint32 [B, H, W]."""
+    """Each pixel as one word, uint32 [B * H * W], and where each output pixel lies: x and y, uint32 [B, H, W]."""
     height, width = images.shape[1:3]
     x = tf.range(width, dtype=tf.float32)[None, None, :]
     y = tf.range(height, dtype=tf.float32)[None, :, None]
     (a, b, c), (d, e, f) = (tf.unstack(matrices[:, row, :, None, None], axis=1) for row in (0, 1))
     padded = tf.bitcast(tf.pad(images, [[0, 0], [0, 0], [0, 0], [0, 1]]), tf.uint32)
-    words = [tf.cast(_right(padded, 8 * channel) & _ones(8, tf.uint32), tf.uint64) for channel in range(3)]
-    pixels = words[0] | _left(words[1], _LANES[1]) | _left(words[2], _LANES[2])
-    return tf.reshape(pixels, [-1]), _fixed(a * x + (b * y + c), width), _fixed(d * x + (e * y + f), height)
+    return tf.reshape(padded, [-1]), _fixed(a * x + (b * y + c), width), _fixed(d * x + (e * y + f), height)
 
 
 def _fixed(coordinate: tf.Tensor, length: int) -> tf.Tensor:
@@ -147,7 +145,9 @@ def _resample(pixels: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         width: down - both,
         width + 1: both,
     }
-    total = sum(tf.gather(pixels, index + step) * tf.cast(weight, tf.uint64) for step, weight in weights.items())
+    total = sum(
+        _lanes(tf.gather(pixels, index + step)) * tf.cast(weight, tf.uint64) for step, weight in weights.items()
+    )
     # From 8 + 13 bits in each lane to 8 + 2, rounded.
     total += tf.constant(sum(1 << (lane + FRACTION_BITS - 3) for lane in _LANES), tf.uint64)
     narrow = [
@@ -155,6 +155,16 @@ def _resample(pixels: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         for channel, lane in enumerate(_LANES)
     ]
     return tf.cast(narrow[0] | narrow[1] | narrow[2], tf.uint32)
+
+
+def _lanes(pixels: tf.Tensor) -> tf.Tensor:
+    """The three bytes of each word, each in a lane of its own."""
+    words = tf.cast(pixels, tf.uint64)
+    spread = [
+        _left(words & tf.constant(255 << 8 * channel, tf.uint64), lane - 8 * channel)
+        for channel, lane in enumerate(_LANES)
+    ]
+    return spread[0] | spread[1] | spread[2]
 
 
 def _right(words: tf.Tensor, bits: int) -> tf.Tensor:
