@@ -43,6 +43,31 @@ def test_no_file_stays_open(sample_dataset):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_what_is_announced_is_what_is_read(sample_dataset, monkeypatch):
+    """In long pieces, of which the kernel takes so many bytes by one request, and without what is kept already."""
+    selection = Selection(str(sample_dataset), "train+validation", None)
+    asked = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, what: asked.append((file, start, length, what)))
+    monkeypatch.setattr("datasets.selection._AHEAD", 50_000)
+    rows = np.array([*range(30, 50), 7, 7, 107])
+    selection.announce(rows)
+    shards, offsets, lengths = (selection.column(name).to_numpy()[rows] for name in ("shard", "offset", "length"))
+    assert sum(length for _, _, length, _ in asked) == lengths[np.unique(rows, return_index=True)[1]].sum()
+    for offset, length in zip(offsets, lengths):
+        assert any(start <= offset < start + size for _, start, size, _ in asked)
+        assert any(start < offset + length <= start + size for _, start, size, _ in asked)
+    assert {what for *_, what in asked} == {os.POSIX_FADV_WILLNEED} and max(size for _, _, size, _ in asked) == 50_000
+    whole = len(asked)
+    selection.keep_records()
+    selection.read(rows[:20])
+    selection.announce(rows)
+    assert 2 <= len(asked) - whole < whole
+    selection.read(rows)
+    asked.clear()
+    selection.announce(rows)
+    assert not asked
+
+
 def test_only_contempt_can_be_left_out(sample_dataset):
     selection = Selection(str(sample_dataset), "train", None)
     selection.expression = np.where(selection.expression == 7, np.int8(0), selection.expression)
