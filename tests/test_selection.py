@@ -47,11 +47,11 @@ def test_what_is_announced_is_what_is_read(sample_dataset, monkeypatch):
     """In long pieces, of which the kernel takes so many bytes by one request, and without what is kept already."""
     selection = Selection(str(sample_dataset), "train+validation", None)
     asked = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, what: asked.append((file, start, length, what)))
+    monkeypatch.setattr(os, "posix_fadvise", lambda *request: asked.append(request))
     monkeypatch.setattr("datasets.selection._AHEAD", 50_000)
     rows = np.array([*range(30, 50), 7, 7, 107])
     selection.announce(rows)
-    shards, offsets, lengths = (selection.column(name).to_numpy()[rows] for name in ("shard", "offset", "length"))
+    offsets, lengths = (selection.column(name).to_numpy()[rows] for name in ("offset", "length"))
     assert sum(length for _, _, length, _ in asked) == lengths[np.unique(rows, return_index=True)[1]].sum()
     for offset, length in zip(offsets, lengths):
         assert any(start <= offset < start + size for _, start, size, _ in asked)
