@@ -1,6 +1,11 @@
 """Brightness and contrast in one pass over resampled pixels, which also brings them back to uint8."""
 
+import math
+
 import tensorflow as tf
+
+#: Of an image, added up before the mean is taken: half the time of whole sums.
+_PARTS = 8
 
 
 def brightness_contrast(pixels: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
@@ -20,18 +25,25 @@ def brightness_contrast(pixels: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor
 @tf.function(jit_compile=True, autograph=False)
 def _adjust(pixels: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
     """The adjusted pixels with 8 bits a channel, uint32 [B, H, W]."""
-    deltas, factors = deltas[:, None, None], factors[:, None, None]
+    size = pixels.shape[1] * pixels.shape[2]
+    parts = tf.unstack(tf.reshape(pixels, [-1, math.gcd(size, _PARTS), size // math.gcd(size, _PARTS)]), axis=1)
     adjusted = []
     for channel in range(3):
-        field = tf.bitwise.right_shift(pixels, tf.constant(10 * channel, tf.uint32)) & tf.constant(1023, tf.uint32)
-        value = tf.clip_by_value(0.25 * tf.cast(tf.cast(field, tf.int32), tf.float32) + deltas, 0.0, 255.0)
-        # Columns first: XLA's CPU compiler vectorises a sum over rows, and short sums round less.
-        mean = tf.reduce_mean(tf.reduce_mean(value, axis=1, keepdims=True), axis=2, keepdims=True)
-        value = tf.clip_by_value((value - mean) * factors + mean, 0.0, 255.0)
+        # XLA's CPU compiler vectorises a sum of parts, and within a part it does not; short sums also round less.
+        total = tf.reduce_sum(sum(_brightened(part, channel, deltas[:, None]) for part in parts), axis=1)
+        mean, factor = (total / size)[:, None, None], factors[:, None, None]
+        value = _brightened(pixels, channel, deltas[:, None, None])
+        value = tf.clip_by_value((value - mean) * factor + mean, 0.0, 255.0)
         # Rounded by 2**23, as in `geometry`.
         whole = tf.bitcast(value + 2.0**23, tf.uint32) & tf.constant(255, tf.uint32)
         adjusted.append(tf.bitwise.left_shift(whole, tf.constant(8 * channel, tf.uint32)))
     return adjusted[0] | adjusted[1] | adjusted[2]
+
+
+def _brightened(pixels: tf.Tensor, channel: int, deltas: tf.Tensor) -> tf.Tensor:
+    """One channel as float32 in [0, 255]."""
+    field = tf.bitwise.right_shift(pixels, tf.constant(10 * channel, tf.uint32)) & tf.constant(1023, tf.uint32)
+    return tf.clip_by_value(0.25 * tf.cast(tf.cast(field, tf.int32), tf.float32) + deltas, 0.0, 255.0)
 
 
 @tf.function(jit_compile=True, autograph=False)
