@@ -1,8 +1,8 @@
 """What reaches the network: the stream's contents, its order, its restart, and what a bad argument or dataset gets."""
 
 import hashlib
-import itertools
 import inspect
+import itertools
 import json
 import math
 import os
