@@ -2,8 +2,9 @@
 
 The rows 0 … count-1 of a selection stand in their published order. Each epoch permutes them twice: first blocks of
 BLOCK consecutive rows, over the whole selection; then single rows, within windows of WINDOW rows of that block order.
-A window is thus read in WINDOW / BLOCK long pieces, and is all that a resumed stream has to read again. The published
-order is itself a shuffle of the whole split, so neighbours in it have nothing in common to begin with.
+A window thus lies in WINDOW / BLOCK long pieces, which the system is asked to read ahead, and a resumed stream begins
+with the one that it was in. The published order is itself a shuffle of the whole split, so neighbours in it have
+nothing in common to begin with.
 
 Every permutation sorts by keys, and every key is a hash of (seed, epoch, purpose, row): nothing depends on what was
 drawn before. Needs NumPy only.
@@ -14,9 +15,9 @@ import functools
 
 import numpy as np
 
-#: Consecutive rows that are read together.
+#: Consecutive rows that stay in one window.
 BLOCK = 32
-#: Rows that are read, and shuffled, as one.
+#: Rows that are shuffled, and read ahead, as one.
 WINDOW = 1024
 
 _BLOCKS, _ROWS, _CLASSES, _EXAMPLES = range(4)  # purposes of a key
