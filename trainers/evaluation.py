@@ -146,8 +146,11 @@ def evaluate(
     for line in summary(metrics):
         say(line)
     if options.report:
+        pictures = evaluation_page.draw(predictions, view, subject, selection, rows)
+        # Nobody needs the predictions any more, and no page is drawn on top of them.
+        del predictions, view
         heap.give_back()
-        evaluation_page.write(output, metrics, predictions, view, subject, selection, rows)
+        evaluation_page.write(output, metrics, pictures)
     say(os.path.join(output, evaluation_page.PAGE if options.report else files.METRICS))
     return metrics
 

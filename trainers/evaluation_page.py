@@ -45,20 +45,20 @@ class Plot:
     figure: Figure
 
 
-def write(
-    folder: str,
-    metrics: Mapping,
-    predictions: Predictions,
-    view: View | None,
-    subject: Subject,
-    selection: Selection,
-    rows: np.ndarray | None,
-) -> None:
-    """Writes both reports.
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What the report shows beside its tables."""
+
+    plots: Sequence[Plot]
+    faces: Sequence[Face]
+
+
+def draw(
+    predictions: Predictions, view: View | None, subject: Subject, selection: Selection, rows: np.ndarray | None
+) -> Pictures:
+    """Draws the figures and finds the faces, which hold nothing of what they are made from.
 
     Args:
-      folder: of the evaluation.
-      metrics: what `metrics.json` holds.
       predictions: of what was evaluated.
       view: what the shown protocol counts; None without expressions.
       subject: the model.
@@ -67,13 +67,17 @@ def write(
     """
     plots = _plots(predictions, view, subject.history)
     if view is not None:
-        faces = evaluation_faces.by_expression(selection, rows, view, subject.keras)
-    else:
-        faces = evaluation_faces.by_affect(selection, rows, predictions, subject.predictor.image_size)
+        return Pictures(plots, evaluation_faces.by_expression(selection, rows, view, subject.keras))
+    size = subject.predictor.image_size
+    return Pictures(plots, evaluation_faces.by_affect(selection, rows, predictions, size))
+
+
+def write(folder: str, metrics: Mapping, pictures: Pictures) -> None:
+    """Writes both reports into the folder of an evaluation; `metrics` is what `metrics.json` holds."""
     with evaluation_files.output_file(folder, PAGE) as file:
-        file.write(_html(metrics, plots, faces).encode("utf-8", "backslashreplace"))
+        file.write(_html(metrics, pictures.plots, pictures.faces).encode("utf-8", "backslashreplace"))
     with evaluation_files.output_file(folder, PDF) as file:
-        _write_pdf(file, metrics, plots, faces)
+        _write_pdf(file, metrics, pictures.plots, pictures.faces)
 
 
 def environment() -> jinja2.Environment:
