@@ -153,9 +153,9 @@ class Selection:
         shards, offsets = self._shards[rows], self._offsets[rows]
         ends = offsets + self._lengths[rows]
         pieces = np.flatnonzero((shards[1:] != shards[:-1]) | (offsets[1:] != ends[:-1])) + 1
-        with _Files(self._paths) as files:
+        with _Shards(self._paths) as opened:
             for first, stop in zip([0, *pieces], [*pieces, len(rows)]):
-                file, end = files[shards[first]], int(ends[stop - 1])
+                file, end = opened(shards[first]), int(ends[stop - 1])
                 for start in range(int(offsets[first]), end, _AHEAD):
                     os.posix_fadvise(file, start, min(_AHEAD, end - start), os.POSIX_FADV_WILLNEED)
 
@@ -166,12 +166,14 @@ class Selection:
           DataError: a record fails its checksum or the file is cut.
         """
         records = np.empty(len(rows), object)
-        with _Files(self._paths) as files:
-            columns = (self._shards[rows], self._offsets[rows], self._lengths[rows], rows)
-            for index, (shard, offset, length, row) in enumerate(zip(*(column.tolist() for column in columns))):
+        shards, offsets = self._shards[rows], self._offsets[rows]
+        order = np.lexsort((offsets, shards))
+        columns = (order, *(column[order] for column in (shards, offsets, self._lengths[rows], rows)))
+        with _Shards(self._paths) as opened:
+            for index, shard, offset, length, row in zip(*(column.tolist() for column in columns)):
                 record = None if self._kept is None else self._kept.get(row)
                 if record is None:
-                    record = self._read(files[shard], shard, offset, length)
+                    record = self._read(opened(shard), shard, offset, length)
                     if self._kept is not None:
                         self._kept[row] = record
                 records[index] = record
@@ -205,26 +207,33 @@ class Selection:
                 yield table.filter(pc.is_in(table["split"], pa.array(self.splits)))
 
 
-class _Files(dict):
-    """Descriptors of shards by number, opened when they are asked for and closed at the end.
+class _Shards:
+    """Shards to read from, one open at a time: there may be more of them than a process may have open files.
 
-    Not kept: TensorFlow never forgets a stream's functions, and so a file that they hold is never closed.
+    None is kept: TensorFlow never forgets a stream's functions, and so a file that they hold is never closed.
     """
 
     def __init__(self, paths: Sequence[str]):
-        super().__init__()
-        self._paths = paths
+        self._paths, self._shard, self._file = paths, -1, -1
 
-    def __missing__(self, shard: int) -> int:
-        self[shard] = file = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
-        return file
+    def __call__(self, shard: int) -> int:
+        """The descriptor of a shard, until the next one is asked for."""
+        if shard != self._shard:
+            self._close()
+            self._file = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+            self._shard = shard
+        return self._file
 
-    def __enter__(self) -> "_Files":
+    def __enter__(self) -> "_Shards":
         return self
 
     def __exit__(self, *_) -> None:
-        for file in self.values():
-            os.close(file)
+        self._close()
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._shard = self._file = -1
 
 
 def _folder(dataset: str, data_dir: str | None) -> str:

@@ -35,11 +35,30 @@ def test_parts_of_the_table_change_nothing(sample_dataset, tmp_path):
             assert one.column(name).to_pylist() == several.column(name).to_pylist()
 
 
-def test_no_file_stays_open(sample_dataset):
-    """TensorFlow keeps a stream's functions as long as the process lives."""
+def test_no_file_stays_open_and_one_is_at_a_time(sample_dataset, monkeypatch):
+    """TensorFlow keeps a stream's functions as long as the process lives; there may be thousands of shards."""
     before = len(os.listdir("/proc/self/fd"))
     selection = Selection(str(sample_dataset), "train+validation", None)
-    assert len(selection.read(np.arange(selection.count))) == 108
+    opened, most, open_file, close_file = set(), [], os.open, os.close
+
+    def opening(*given) -> int:
+        opened.add(file := open_file(*given))
+        most.append(len(opened))
+        return file
+
+    def closing(file: int) -> None:
+        opened.discard(file)
+        close_file(file)
+
+    monkeypatch.setattr(os, "open", opening)
+    monkeypatch.setattr(os, "close", closing)
+    rows = np.random.default_rng(0).permutation(selection.count)
+    assert len(selection.read(rows)) == 108
+    shards = set(zip(*(selection.column(name).to_pylist() for name in ("split", "shard"))))
+    assert len(most) == len(shards) > 2
+    selection.announce(rows)
+    assert not opened and set(most) == {1}
+    monkeypatch.undo()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
