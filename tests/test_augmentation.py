@@ -15,6 +15,13 @@ BATCH, HEIGHT, WIDTH = 6, 40, 48
 OFF = {"flip": False, "rotation": 0, "zoom": 0, "translation": 0, "brightness": 0, "contrast": 0}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def seeded():
+    """A training in this process makes TensorFlow's operations deterministic; keras-cv's layers then want seeds."""
+    tf.keras.utils.set_random_seed(0)
+    tf.random.set_global_generator(tf.random.Generator.from_seed(0))
+
+
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
     """Smooth, noisy and flat pictures; a resampling of noise shows the smallest error in a coordinate or weight."""
