@@ -11,8 +11,8 @@ from datasets.augmentation.config import AugmentConfig
 __all__ = ["AugmentConfig", "augment_batch"]
 
 
-def augment_batch(batch: dict, config: AugmentConfig, seeds) -> dict:
+def augment_batch(batch: dict, config: AugmentConfig, seeds, *, place: str = "pipeline") -> dict:
     """Augments one batch; see `datasets.augmentation.batch.augment_batch`."""
     from datasets.augmentation import batch as compiled
 
-    return compiled.augment_batch(batch, config, seeds)
+    return compiled.augment_batch(batch, config, seeds, place=place)

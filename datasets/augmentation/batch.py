@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from datasets.augmentation import colour, draws, geometry, mixing, rand_augment
+from datasets.augmentation import colour, draws, face_by_face, geometry, mixing, rand_augment
 from datasets.augmentation.config import AugmentConfig
 
 #: Which random number of an example is for what. Turning one augmentation on or off leaves the others as they were.
@@ -13,12 +13,10 @@ DRAWS = (
     "cutout_x", "cutout_y", "cutout_width", "cutout_height",
     "kind", "order", "mixup", "cutmix", "cutmix_x", "cutmix_y",
 )  # fmt: skip
-#: Faces of 224 pixels that stay in the cache of a core from one step to the next: 4 and 16 are a tenth slower.
-BLOCK = 8
 _LABELS = ("expression", "expression_probs", "valence", "arousal", "mask")
 
 
-def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor) -> dict:
+def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor, *, place: str = "pipeline") -> dict:
     """Augments one batch. Every random number is a function of the example's seed and of nothing else.
 
     Flip, rotation, zoom and translation are composed into one bilinear resampling (`geometry.warp`); brightness and
@@ -33,6 +31,8 @@ def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor) -> dict:
         zeros. What else is there is passed through.
       config: what to do.
       seeds: int32 [B, 2], one per example.
+      place: "pipeline" does one face after the other, which a processor's cache wants; "device" all at once, which an
+        accelerator wants. The result is the same.
 
     Returns:
       A dict with the keys of `batch`.
@@ -45,7 +45,7 @@ def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor) -> dict:
     if config.geometric or config.brightness or config.contrast:
         drawn = draw_face(uniform, config, height, width)
         moved.append(drawn["matrices"])
-        images = transform_face(images, drawn)
+        images = transform_face(images, drawn, place)
     for drawn in draw_rand_augment(numbers, config):
         moved.append(rand_augment.matrices(drawn, height, width))
         images = rand_augment.transform(images, drawn)
@@ -108,24 +108,12 @@ def draw_face(uniform: dict[str, tf.Tensor], config: AugmentConfig, height: int,
     }
 
 
-def transform_face(images: tf.Tensor, drawn: dict[str, tf.Tensor]) -> tf.Tensor:
-    """One resampling and one colour pass, uint8 [B, H, W, 3].
-
-    Where the batch size is known beforehand, BLOCK images at a time, whose pixels stay in the processor's cache.
-    """
-    count = images.shape[0]
-    if count is None or count <= BLOCK:
-        return _transform_block(images, drawn)
-    sizes = [BLOCK] * (count // BLOCK) + [count % BLOCK] * (count % BLOCK > 0)
-    blocks = zip(*(tf.split(column, sizes) for column in (images, *drawn.values())))
-    return tf.concat([_transform_block(first, dict(zip(drawn, rest))) for first, *rest in blocks], axis=0)
-
-
-@tf.function(autograph=False)
-def _transform_block(images: tf.Tensor, drawn: dict[str, tf.Tensor]) -> tf.Tensor:
-    """A function of its own because tracing it again for each block would take half a second."""
-    pixels = geometry.warp(images, drawn["matrices"])
-    return colour.brightness_contrast(pixels, drawn["deltas"], drawn["factors"])
+def transform_face(images: tf.Tensor, drawn: dict[str, tf.Tensor], place: str = "pipeline") -> tf.Tensor:
+    """One resampling and one colour pass, uint8 [B, H, W, 3]."""
+    matrices, deltas, factors = (drawn[name] for name in ("matrices", "deltas", "factors"))
+    if place == "pipeline":
+        return face_by_face.transform(images, matrices, deltas, factors)
+    return colour.contrast(geometry.warp(images, matrices, deltas), factors)
 
 
 def draw_cutout(uniform: dict[str, tf.Tensor], largest: float, height: int, width: int) -> dict[str, tf.Tensor]:

@@ -1,52 +1,57 @@
-"""Brightness and contrast in one pass over resampled pixels, which also brings them back to uint8."""
+"""Contrast in one pass over resampled pixels, which then go back to uint8.
 
-import math
+In steps, each a loop of its own, so that pixels are not computed anew for each of their bytes.
+"""
 
 import tensorflow as tf
 
-#: Of an image, added up before the mean is taken: half the time of whole sums.
-_PARTS = 8
+from datasets.augmentation import bits
+from datasets.augmentation.geometry import LEVEL_BITS
+
+#: Of an image; added up element by element, because the compiler does not vectorise a sum within one.
+_PARTS = 32
 
 
-def brightness_contrast(pixels: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
-    """keras-cv's RandomBrightness, then its RandomContrast, then rounding.
+def contrast(pixels: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """keras-cv's RandomContrast, then rounding.
 
     Args:
       pixels: uint32 [B, H, W] as `geometry.warp` returns them.
-      deltas: float32 [B], added to each value; the sum is clipped to [0, 255].
       factors: float32 [B]; the distance from the channel's mean is multiplied by it and the result clipped.
 
     Returns:
       uint8 [B, H, W, 3].
     """
-    return _to_uint8(_adjust(pixels, deltas, factors))
+    means = tf.stack([mean(pixels, channel) for channel in range(3)], axis=1)
+    return to_uint8(adjust(pixels, means, factors))
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _adjust(pixels: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
-    """The adjusted pixels with 8 bits a channel, uint32 [B, H, W]."""
+def mean(pixels: tf.Tensor, channel: int | tf.Tensor) -> tf.Tensor:
+    """Of one channel, in grey levels, float32 [B]."""
     size = pixels.shape[1] * pixels.shape[2]
-    parts = tf.unstack(tf.reshape(pixels, [-1, math.gcd(size, _PARTS), size // math.gcd(size, _PARTS)]), axis=1)
-    adjusted = []
+    flat = tf.pad(tf.reshape(pixels, [-1, size]), [[0, 0], [0, -size % _PARTS]])
+    parts = (tf.bitcast(_level(part, channel), tf.int32) for part in tf.split(flat, _PARTS, axis=1))
+    # In whole quarters, and so exact in any order.
+    return tf.cast(tf.reduce_sum(sum(parts), axis=1), tf.float32) * (0.25 / size)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def adjust(pixels: tf.Tensor, means: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """The adjusted pixels with 8 bits a channel, uint32 [B, H, W]."""
+    factor, adjusted = factors[:, None, None], []
     for channel in range(3):
-        # XLA's CPU compiler vectorises a sum of parts, and within a part it does not; short sums also round less.
-        total = tf.reduce_sum(sum(_brightened(part, channel, deltas[:, None]) for part in parts), axis=1)
-        mean, factor = (total / size)[:, None, None], factors[:, None, None]
-        value = _brightened(pixels, channel, deltas[:, None, None])
-        value = tf.clip_by_value((value - mean) * factor + mean, 0.0, 255.0)
-        # Rounded by 2**23, as in `geometry`.
-        whole = tf.bitcast(value + 2.0**23, tf.uint32) & tf.constant(255, tf.uint32)
-        adjusted.append(tf.bitwise.left_shift(whole, tf.constant(8 * channel, tf.uint32)))
+        value = bits.to_float(_level(pixels, channel)) * (0.25 * factor) + means[:, channel, None, None] * (1 - factor)
+        adjusted.append(bits.shifted(bits.to_whole(tf.clip_by_value(value, 0.0, 255.0), 8), 8 * channel))
     return adjusted[0] | adjusted[1] | adjusted[2]
 
 
-def _brightened(pixels: tf.Tensor, channel: int, deltas: tf.Tensor) -> tf.Tensor:
-    """One channel as float32 in [0, 255]."""
-    field = tf.bitwise.right_shift(pixels, tf.constant(10 * channel, tf.uint32)) & tf.constant(1023, tf.uint32)
-    return tf.clip_by_value(0.25 * tf.cast(tf.cast(field, tf.int32), tf.float32) + deltas, 0.0, 255.0)
-
-
 @tf.function(jit_compile=True, autograph=False)
-def _to_uint8(pixels: tf.Tensor) -> tf.Tensor:
-    """A function of its own, so that the pixels are not computed anew for each of their bytes."""
+def to_uint8(pixels: tf.Tensor) -> tf.Tensor:
+    """The three lower bytes of each word of uint32 [B, H, W], uint8 [B, H, W, 3]."""
     return tf.bitcast(pixels, tf.uint8)[..., :3]
+
+
+def _level(pixels: tf.Tensor, channel: int | tf.Tensor) -> tf.Tensor:
+    """One channel in quarters of a grey level."""
+    return bits.low(tf.bitwise.right_shift(pixels, tf.cast(LEVEL_BITS * channel, tf.uint32)), LEVEL_BITS)

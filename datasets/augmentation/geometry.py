@@ -3,22 +3,24 @@
 A matrix [B, 3, 3] maps pixels (x, y, 1) of the output to pixels of the input; (0, 0) is the centre of the first
 pixel. This and the fill ("reflect": d c b a | a b c d | d c b a) are keras-cv's conventions.
 
-The resampling is integer arithmetic on whole pixels. A pixel is read as one 32-bit word and becomes one of 64 bits, a
-channel in each 21, so that one multiplication weighs three channels; weights have 13 bits and sum to 2**13, which
-leaves 8 bits of value. It runs as two compiled functions, coordinates and then pixels, because XLA's CPU compiler would
-otherwise fuse them into one loop that it cannot vectorise.
+The resampling runs in steps, each a loop of its own: in one loop, XLA's CPU compiler would compute every coordinate by
+single numbers instead of eight at a time. A pixel is one 32-bit word from the first step to the last but one, so
+that each of the four neighbours is read at once.
 """
 
 import numpy as np
 import tensorflow as tf
 
+from datasets.augmentation import bits
 from pipeline.errors import UsageError
 from pipeline.records import LANDMARKS
 
 FRACTION_BITS = 13
 #: Coordinates are read from the 23 bits that a float32's mantissa has: 10 are left for whole pixels.
 LARGEST_SIDE = 1 << (23 - FRACTION_BITS)
-_LANES = (0, 21, 42)
+_ONE = 2.0**FRACTION_BITS
+#: Of a channel in a resampled pixel: 8 for whole grey levels and 2 for quarters.
+LEVEL_BITS = 10
 
 #: iBUG's 68 points after a mirror: point i of the mirrored face is point MIRRORED[i] of the face. In order: jaw, brows,
 #: bridge of the nose, nostrils, eyes, outer and inner lip.
@@ -92,88 +94,107 @@ def move_landmarks(landmarks: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
     return tf.where(determinant[..., None] < 0, tf.gather(moved, MIRRORED, axis=1), moved)
 
 
-def warp(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """Resamples bilinearly with reflected borders.
+def warp(images: tf.Tensor, matrices: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
+    """Resamples bilinearly with reflected borders, and adds a brightness.
 
     Args:
       images: uint8 [B, H, W, 3]; H and W from 2 to 1024 and known.
       matrices: float32 [B, 3, 3].
+      deltas: float32 [B], added to each value; the sum is clipped to [0, 255].
 
     Returns:
-      uint32 [B, H, W], pixels as `colour.brightness_contrast` reads them: 10 bits a channel, in quarters of a grey
-      level, within 0.16 of the exact value.
+      uint32 [B, H, W], pixels as `colour.contrast` reads them: LEVEL_BITS a channel, in quarters of a grey level,
+      within 0.16 of the exact value.
+
+    Raises:
+      UsageError: a side is not from 2 to LARGEST_SIDE.
     """
-    height, width = images.shape[1:3]
+    check_sides(*images.shape[1:3])
+    return resample(words(images), *coordinates(matrices, *images.shape[1:3]), deltas)
+
+
+def check_sides(height: int, width: int) -> None:
+    """Raises UsageError unless images of such sides can be resampled."""
     if not (2 <= height <= LARGEST_SIDE and 2 <= width <= LARGEST_SIDE):
         raise UsageError(f"images of {width}x{height} cannot be augmented; give sides from 2 to {LARGEST_SIDE}")
-    return _resample(*_coordinates(images, matrices))
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _coordinates(images: tf.Tensor, matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Each pixel as one word, uint32 [B * H * W], and where each output pixel lies: x and y, uint32 [B, H, W]."""
-    height, width = images.shape[1:3]
-    x = tf.range(width, dtype=tf.float32)[None, None, :]
-    y = tf.range(height, dtype=tf.float32)[None, :, None]
-    (a, b, c), (d, e, f) = (tf.unstack(matrices[:, row, :, None, None], axis=1) for row in (0, 1))
-    padded = tf.bitcast(tf.pad(images, [[0, 0], [0, 0], [0, 0], [0, 1]]), tf.uint32)
-    return tf.reshape(padded, [-1]), _fixed(a * x + (b * y + c), width), _fixed(d * x + (e * y + f), height)
+def words(images: tf.Tensor) -> tf.Tensor:
+    """Each pixel of uint8 [B, H, W, 3] as one word, uint32 [B * H * W]."""
+    return tf.reshape(tf.bitcast(tf.pad(images, [[0, 0], [0, 0], [0, 0], [0, 1]]), tf.uint32), [-1])
 
 
-def _fixed(coordinate: tf.Tensor, length: int) -> tf.Tensor:
-    """Reflects into [0, length - 1) and returns fixed-point numbers with FRACTION_BITS.
+@tf.function(jit_compile=True, autograph=False)
+def coordinates(
+    matrices: tf.Tensor, height: int, width: int, first: tf.Tensor | int = 0, rows: int | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Where each pixel of the output lies in the input.
 
-    Adding 2**23 rounds a float32 to a whole number and leaves it in the low 23 bits, several times faster than a cast.
+    Args:
+      matrices: float32 [B, 3, 3].
+      height, width: of the images.
+      first, rows: those of the output that are wanted; None is all.
+
+    Returns:
+      uint32 [B, rows, W], the number of the upper left of its four neighbours among all pixels of the batch, and
+      uint32 [B, rows, W], how far it is from there: FRACTION_BITS to the right, and above them FRACTION_BITS down.
     """
-    edge = coordinate + 0.5
-    edge -= 2 * length * tf.floor(edge * (1 / (2 * length)))
-    inside = tf.clip_by_value(length - 0.5 - tf.abs(length - edge), 0.0, length - 1 - 2.0**-FRACTION_BITS)
-    return tf.bitcast(inside * 2.0**FRACTION_BITS + 2.0**23, tf.uint32) & _ones(23, tf.uint32)
+    # From the centre: XLA would make 0, 1, 2 … anew in 64 bits, which the processor turns into floats one by one.
+    x, y = (tf.constant(np.arange(side) - (side - 1) / 2, tf.float32) for side in (width, height))
+    y = tf.slice(y, [first], [height if rows is None else rows])
+    right, down = (_fixed(matrices[:, axis], x, y, (width, height), axis) for axis in (0, 1))
+    places = bits.shifted(down, -FRACTION_BITS) * width + bits.shifted(right, -FRACTION_BITS)
+    fractions = bits.low(right, FRACTION_BITS) | bits.shifted(bits.low(down, FRACTION_BITS), FRACTION_BITS)
+    before = tf.range(tf.shape(matrices)[0])[:, None, None] * (height * width)
+    return places + tf.cast(before, tf.uint32), fractions
+
+
+def _fixed(row: tf.Tensor, x: tf.Tensor, y: tf.Tensor, sides: tuple[int, int], axis: int) -> tf.Tensor:
+    """One coordinate, reflected into [0, side - 1): uint32 [B, H, W] with FRACTION_BITS.
+
+    Args:
+      row: float32 [B, 3], of each matrix.
+      x, y: float32 [W], [H], from the centre of the image.
+      sides: width and height of the image in pixels.
+      axis: which of the two the coordinate runs along.
+    """
+    by_x, by_y, start = tf.unstack(row[:, :, None, None], axis=1)
+    middle = start + by_x * ((sides[0] - 1) / 2) + by_y * ((sides[1] - 1) / 2)
+    # From the outer edge of the first pixel, in periods of the reflection.
+    by_x, by_y, middle = (value / (2 * sides[axis]) for value in (by_x, by_y, middle + 0.5))
+    periods = by_x * x[None, None, :] + (by_y * y[None, :, None] + middle)
+    inside = tf.abs(periods - tf.round(periods)) * (2 * sides[axis]) - 0.5
+    return bits.to_whole(tf.clip_by_value(inside * _ONE, 0.0, (sides[axis] - 1) * _ONE - 1), 23)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _resample(pixels: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Weighs four pixels. The weights are never negative and sum to 2**13, so no lane runs into the next."""
-    height, width = x.shape[1:]
-    first = tf.range(tf.shape(x)[0])[:, None, None] * (height * width)
-    index = first + tf.cast(_right(y, FRACTION_BITS) * width + _right(x, FRACTION_BITS), tf.int32)
-    right, down = x & _ones(FRACTION_BITS, tf.uint32), y & _ones(FRACTION_BITS, tf.uint32)
-    both = _right(right * down, FRACTION_BITS)
-    weights = {
-        0: (1 << FRACTION_BITS) - right - down + both,
-        1: right - both,
-        width: down - both,
-        width + 1: both,
-    }
-    total = sum(
-        _lanes(tf.gather(pixels, index + step)) * tf.cast(weight, tf.uint64) for step, weight in weights.items()
+def resample(pixels: tf.Tensor, places: tf.Tensor, fractions: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
+    """The weighted mean of four neighbours, channel by channel, and `deltas`.
+
+    Args:
+      pixels: of `words`.
+      places, fractions: of `coordinates`; of a part of the rows, if that is what is wanted.
+      deltas: float32 [B].
+
+    Returns:
+      As `warp`.
+    """
+    width = places.shape[2]
+    # The mask tells the compiler that no place is negative; parts of equal length, that all are clipped to the same.
+    places, last = tf.bitcast(bits.low(places, 31), tf.int32), tf.size(pixels) - width - 1
+    # The spare byte is cut here so that each word has one use; XLA would gather each into memory of its own otherwise.
+    neighbours = [bits.low(tf.gather(pixels[step : last + step], places), 24) for step in (0, 1, width, width + 1)]
+    right, down = (
+        bits.to_float(part) / _ONE
+        for part in (bits.low(fractions, FRACTION_BITS), bits.shifted(fractions, -FRACTION_BITS))
     )
-    # From 8 + 13 bits in each lane to 8 + 2, rounded.
-    total += tf.constant(sum(1 << (lane + FRACTION_BITS - 3) for lane in _LANES), tf.uint64)
-    narrow = [
-        _right(total, lane + FRACTION_BITS - 2 - 10 * channel) & tf.constant(1023 << 10 * channel, tf.uint64)
-        for channel, lane in enumerate(_LANES)
-    ]
-    return tf.cast(narrow[0] | narrow[1] | narrow[2], tf.uint32)
-
-
-def _lanes(pixels: tf.Tensor) -> tf.Tensor:
-    """The three bytes of each word, each in a lane of its own."""
-    words = tf.cast(pixels, tf.uint64)
-    spread = [
-        _left(words & tf.constant(255 << 8 * channel, tf.uint64), lane - 8 * channel)
-        for channel, lane in enumerate(_LANES)
-    ]
-    return spread[0] | spread[1] | spread[2]
-
-
-def _right(words: tf.Tensor, bits: int) -> tf.Tensor:
-    return tf.bitwise.right_shift(words, tf.constant(bits, words.dtype))
-
-
-def _left(words: tf.Tensor, bits: int) -> tf.Tensor:
-    return tf.bitwise.left_shift(words, tf.constant(bits, words.dtype))
-
-
-def _ones(bits: int, dtype: tf.DType) -> tf.Tensor:
-    return tf.constant((1 << bits) - 1, dtype)
+    both = right * down
+    weights = (1 - right - (down - both), right - both, down - both, both)
+    levels = []
+    for channel in range(3):
+        values = (bits.to_float(bits.low(bits.shifted(pixel, -8 * channel), 8)) for pixel in neighbours)
+        mean = sum(value * weight for value, weight in zip(values, weights))
+        quarters = tf.clip_by_value(4 * mean + 4 * deltas[:, None, None], 0.0, 1020.0)
+        levels.append(bits.shifted(bits.to_whole(quarters, LEVEL_BITS), LEVEL_BITS * channel))
+    return levels[0] | levels[1] | levels[2]

@@ -62,10 +62,9 @@ def matrices(drawn: dict[str, tf.Tensor], height: int, width: int) -> tf.Tensor:
 
 def transform(images: tf.Tensor, drawn: dict[str, tf.Tensor]) -> tf.Tensor:
     """Applies one transform to each image, uint8 [B, H, W, 3]."""
-    coloured = _recolour(images, drawn)
-    moved = geometry.warp(coloured, matrices(drawn, *images.shape[1:3]))
     nothing = tf.zeros_like(drawn["shift"])
-    return colour.brightness_contrast(moved, nothing, nothing + 1)
+    moved = geometry.warp(_recolour(images, drawn), matrices(drawn, *images.shape[1:3]), nothing)
+    return colour.contrast(moved, nothing + 1)
 
 
 def _chosen(drawn: dict[str, tf.Tensor], name: str) -> tf.Tensor:
