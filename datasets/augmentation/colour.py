@@ -3,10 +3,12 @@
 In steps, each a loop of its own, so that pixels are not computed anew for each of their bytes.
 """
 
+import functools
+
 import tensorflow as tf
 
 from datasets.augmentation import bits
-from datasets.augmentation.geometry import LEVEL_BITS
+from datasets.augmentation.geometry import LEVEL_BITS, apart
 
 #: Of an image; added up element by element, because the compiler does not vectorise a sum within one.
 _PARTS = 32
@@ -22,21 +24,19 @@ def contrast(pixels: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
     Returns:
       uint8 [B, H, W, 3].
     """
-    means = tf.stack([mean(pixels, channel) for channel in range(3)], axis=1)
-    return to_uint8(adjust(pixels, means, factors))
+    means = tf.stack([apart(mean)(pixels, channel) for channel in range(3)], axis=1)
+    return apart(to_uint8)(apart(adjust)(pixels, means, factors))
 
 
-@tf.function(jit_compile=True, autograph=False)
 def mean(pixels: tf.Tensor, channel: int | tf.Tensor) -> tf.Tensor:
     """Of one channel, in grey levels, float32 [B]."""
     size = pixels.shape[1] * pixels.shape[2]
-    flat = tf.pad(tf.reshape(pixels, [-1, size]), [[0, 0], [0, -size % _PARTS]])
-    parts = (tf.bitcast(_level(part, channel), tf.int32) for part in tf.split(flat, _PARTS, axis=1))
     # In whole quarters, and so exact in any order.
-    return tf.cast(tf.reduce_sum(sum(parts), axis=1), tf.float32) * (0.25 / size)
+    levels = tf.reshape(tf.bitcast(_level(pixels, channel), tf.int32), [-1, size])
+    parts = tf.split(tf.pad(levels, [[0, 0], [0, -size % _PARTS]]), _PARTS, axis=1)
+    return tf.cast(tf.reduce_sum(functools.reduce(tf.add, parts), axis=1), tf.float32) * (0.25 / size)
 
 
-@tf.function(jit_compile=True, autograph=False)
 def adjust(pixels: tf.Tensor, means: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
     """The adjusted pixels with 8 bits a channel, uint32 [B, H, W]."""
     factor, adjusted = factors[:, None, None], []
@@ -46,7 +46,6 @@ def adjust(pixels: tf.Tensor, means: tf.Tensor, factors: tf.Tensor) -> tf.Tensor
     return adjusted[0] | adjusted[1] | adjusted[2]
 
 
-@tf.function(jit_compile=True, autograph=False)
 def to_uint8(pixels: tf.Tensor) -> tf.Tensor:
     """The three lower bytes of each word of uint32 [B, H, W], uint8 [B, H, W, 3]."""
     return tf.bitcast(pixels, tf.uint8)[..., :3]

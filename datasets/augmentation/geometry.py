@@ -8,6 +8,9 @@ single numbers instead of eight at a time. A pixel is one 32-bit word from the f
 that each of the four neighbours is read at once.
 """
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
@@ -110,7 +113,16 @@ def warp(images: tf.Tensor, matrices: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor
       UsageError: a side is not from 2 to LARGEST_SIDE.
     """
     check_sides(*images.shape[1:3])
-    return resample(words(images), *coordinates(matrices, *images.shape[1:3]), deltas)
+    return apart(resample)(apart(words)(images), *apart(coordinates)(matrices, *images.shape[1:3]), deltas)
+
+
+@functools.cache
+def apart(step: Callable) -> Callable:
+    """A step as a program of its own, compiled once per shape, also when called eagerly.
+
+    In a function that is itself compiled it becomes part of that.
+    """
+    return tf.function(step, jit_compile=True, autograph=False)
 
 
 def check_sides(height: int, width: int) -> None:
@@ -119,13 +131,11 @@ def check_sides(height: int, width: int) -> None:
         raise UsageError(f"images of {width}x{height} cannot be augmented; give sides from 2 to {LARGEST_SIDE}")
 
 
-@tf.function(jit_compile=True, autograph=False)
 def words(images: tf.Tensor) -> tf.Tensor:
     """Each pixel of uint8 [B, H, W, 3] as one word, uint32 [B * H * W]."""
     return tf.reshape(tf.bitcast(tf.pad(images, [[0, 0], [0, 0], [0, 0], [0, 1]]), tf.uint32), [-1])
 
 
-@tf.function(jit_compile=True, autograph=False)
 def coordinates(
     matrices: tf.Tensor, height: int, width: int, first: tf.Tensor | int = 0, rows: int | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -168,7 +178,6 @@ def _fixed(row: tf.Tensor, x: tf.Tensor, y: tf.Tensor, sides: tuple[int, int], a
     return bits.to_whole(tf.clip_by_value(inside * _ONE, 0.0, (sides[axis] - 1) * _ONE - 1), 23)
 
 
-@tf.function(jit_compile=True, autograph=False)
 def resample(pixels: tf.Tensor, places: tf.Tensor, fractions: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
     """The weighted mean of four neighbours, channel by channel, and `deltas`.
 
