@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
 import pathlib
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -19,6 +21,7 @@ from pipeline import processes
 
 SIZE = 224
 DECODER = "simplejpeg, one thread (D)"
+ALL_CORES = "simplejpeg, a thread a core"
 #: A turn begins when all processes together took less than so many seconds of processor time in so many seconds.
 QUIET_CPU, QUIET_SECONDS = 0.02, 0.25
 #: Seconds after which that is given up.
@@ -90,6 +93,28 @@ def single_thread(step: Callable[[bytes | str], object], inputs: list) -> Conten
     return turn
 
 
+def decoding_threads(encoded: list[bytes], count: int) -> Contender:
+    """What is left of a pipeline when all but the decoding is taken away: from memory, into batches used again."""
+    import simplejpeg
+
+    batches = [np.zeros((BATCH_SIZE, SIZE, SIZE, 3), np.uint8) for _ in range(count)]
+
+    def decode(batch: np.ndarray) -> None:
+        for data, pixels in zip(encoded, itertools.cycle(batch)):
+            simplejpeg.decode_jpeg(data, "RGB", fastdct=True, buffer=pixels)
+
+    def turn() -> Turn:
+        threads = [threading.Thread(target=decode, args=(batch,)) for batch in batches]
+        start, before = time.perf_counter(), time.process_time()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return Turn(count * len(encoded), time.perf_counter() - start, time.process_time() - before)
+
+    return turn
+
+
 def rival(process: rivals.Rival, task: str, batches: int) -> Contender:
     """Another library."""
     return lambda: Turn(batches * BATCH_SIZE, *process.run(task, batches))
@@ -146,13 +171,15 @@ def take_turns(
 
     index = rivals.write_index(dataset_dir, work_dir / "index")
     encoded = list(_encoded(index, DECODED))
+    cores = len(os.sched_getaffinity(0))
     decoder = single_thread(lambda data: simplejpeg.decode_jpeg(data, "RGB"), encoded)
     taken = []
     with contextlib.ExitStack() as ending:
         others = {
             name: ending.enter_context(contextlib.closing(rivals.Rival(name, index))) for name in ("dali", "grain")
         }
-        turns = contenders(dataset_dir, input_dir, index, others, batches)
+        turns = {ALL_CORES: decoding_threads(encoded, cores)}
+        turns |= contenders(dataset_dir, input_dir, index, others, batches)
         for number in range(rounds):
             found, decoded = {}, [_in_quiet(decoder)]
             for name, turn in turns.items():

@@ -11,7 +11,7 @@ from datasets.augmentation import bits
 from datasets.augmentation.geometry import LEVEL_BITS, apart
 
 #: Of an image; added up element by element, because the compiler does not vectorise a sum within one.
-_PARTS = 32
+_PARTS = 16
 
 
 def contrast(pixels: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:

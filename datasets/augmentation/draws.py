@@ -24,11 +24,11 @@ def threefry(keys: tf.Tensor, counters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     schedule = (keys[:, :1], keys[:, 1:], keys[:, :1] ^ keys[:, 1:] ^ tf.constant(_PARITY, tf.uint32))
     first = counters[None, :] + schedule[0]
     second = tf.zeros_like(first) + schedule[1]
+    distances = [(tf.constant(bits, tf.uint32), tf.constant(32 - bits, tf.uint32)) for bits in _ROTATIONS]
     for block in range(5):
-        for distance in _ROTATIONS[4 * (block % 2) :][:4]:
+        for left, right in distances[4 * (block % 2) :][:4]:
             first += second
-            left = tf.bitwise.left_shift(second, tf.constant(distance, tf.uint32))
-            second = (left | tf.bitwise.right_shift(second, tf.constant(32 - distance, tf.uint32))) ^ first
+            second = (tf.bitwise.left_shift(second, left) | tf.bitwise.right_shift(second, right)) ^ first
         first += schedule[(block + 1) % 3]
         second += schedule[(block + 2) % 3] + tf.constant(block + 1, tf.uint32)
     return first, second

@@ -41,7 +41,8 @@ assert len(MIRRORED) == LANDMARKS
 
 def _matrix(a, b, c, d, e, f) -> tf.Tensor:
     """[[a, b, c], [d, e, f], [0, 0, 1]] of numbers and vectors [B]; the first is a vector."""
-    rows = [value + tf.zeros_like(a) for value in (a, b, c, d, e, f, 0.0, 0.0, 1.0)]
+    numbers = {0.0: tf.zeros_like(a), 1.0: tf.ones_like(a)}
+    rows = [value if tf.is_tensor(value) else numbers[value] for value in (a, b, c, d, e, f, 0.0, 0.0, 1.0)]
     return tf.reshape(tf.stack(rows, axis=-1), [-1, 3, 3])
 
 
@@ -76,7 +77,7 @@ def compose(*matrices: tf.Tensor) -> tf.Tensor:
     """The transforms in the order in which they are applied, as one. Exact float32, which a matmul on a GPU is not."""
     whole = matrices[0]
     for matrix in matrices[1:]:
-        whole = tf.reduce_sum(whole[:, :, :, None] * matrix[:, None, :, :], axis=2)
+        whole = tf.reduce_sum(tf.expand_dims(whole, 3) * tf.expand_dims(matrix, 1), axis=2)
     return whole
 
 
