@@ -11,6 +11,7 @@ makes is seen with XLA_FLAGS=--xla_dump_to=FOLDER):
   one of them, so the counters run on from face to face, and say which face it is.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -23,65 +24,83 @@ def transform(images: tf.Tensor, matrices: tf.Tensor, deltas: tf.Tensor, factors
     """`geometry.warp`, then `colour.contrast`.
 
     Args:
-      images: uint8 [B, H, W, 3]; H and W as `geometry.warp` takes them.
+      images: uint8 [B, H, W, 3].
       matrices: float32 [B, 3, 3].
       deltas, factors: float32 [B].
 
     Returns:
       uint8 [B, H, W, 3].
+
+    Raises:
+      UsageError: a side is not from 2 to 1024.
     """
     count, (height, width) = tf.shape(images)[0], images.shape[1:3]
     geometry.check_sides(height, width)
     strips = next(number for number in range(2, height + 1) if height % number == 0)
     rows = height // strips
 
-    def array(parts: int | tf.Tensor, *shape: int, dtype: tf.DType = tf.uint32) -> tf.TensorArray:
-        return tf.TensorArray(dtype, parts, element_shape=shape)
+    def whole(array: tf.TensorArray) -> tf.Tensor:
+        return tf.reshape(array.stack(), [1, height, width])
 
-    def of(face: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
-        return column[face, tf.newaxis]
+    def part(array: tf.TensorArray, strip: tf.Tensor) -> tf.Tensor:
+        return tf.slice(whole(array), [0, strip * rows, 0], [1, rows, width])
 
-    def transform_one(face: tf.Tensor, counters: list, faces: tf.TensorArray, *arrays: tf.TensorArray) -> tuple:
-        pixels, places, fractions, moved, means, adjusted = arrays
-        before, counters = iter(counters), []
+    def words(_, face: tf.Tensor, strip: tf.Tensor) -> Sequence[tf.Tensor]:
+        return [geometry.words(tf.slice(images, [face, strip * rows, 0, 0], [1, rows, width, 3]))]
 
-        def fill(arrays: Sequence[tf.TensorArray], parts: int, step: Callable) -> Sequence[tf.TensorArray]:
-            """The arrays with what a step makes of each face and part."""
+    def coordinates(_, face: tf.Tensor, strip: tf.Tensor) -> Sequence[tf.Tensor]:
+        return geometry.coordinates(_row(matrices, face), height, width, strip * rows, rows)
 
-            def fill_part(counter: tf.Tensor, arrays: Sequence[tf.TensorArray]) -> tuple:
-                made = step(counter // parts, counter % parts)
-                return counter + 1, [array.write(counter % parts, one) for array, one in zip(arrays, made)]
+    def resample(arrays: dict, face: tf.Tensor, strip: tf.Tensor) -> Sequence[tf.Tensor]:
+        pixels, where = tf.reshape(arrays["pixels"].stack(), [-1]), (arrays["places"], arrays["fractions"])
+        return [geometry.resample(pixels, *(part(array, strip) for array in where), _row(deltas, face))]
 
-            first = (next(before), list(arrays))
-            counter, filled = tf.while_loop(lambda counter, _: counter < (face + 1) * parts, fill_part, first)
-            counters.append(counter)
-            return filled
+    def mean(arrays: dict, _, channel: tf.Tensor) -> Sequence[tf.Tensor]:
+        return [colour.mean(whole(arrays["moved"]), channel)]
 
-        def whole(array: tf.TensorArray) -> tf.Tensor:
-            return tf.reshape(array.stack(), [1, height, width])
+    def adjust(arrays: dict, face: tf.Tensor, strip: tf.Tensor) -> Sequence[tf.Tensor]:
+        means = tf.reshape(arrays["means"].stack(), [1, 3])
+        return [colour.adjust(part(arrays["moved"], strip), means, _row(factors, face))]
 
-        def strip(array: tf.TensorArray, number: tf.Tensor) -> tf.Tensor:
-            return tf.slice(whole(array), [0, number * rows, 0], [1, rows, width])
+    # Each with the arrays that it fills, and in how many parts.
+    steps = (
+        (words, ["pixels"], strips),
+        (coordinates, ["places", "fractions"], strips),
+        (resample, ["moved"], strips),
+        (mean, ["means"], 3),
+        (adjust, ["adjusted"], strips),
+    )
 
-        (pixels,) = fill([pixels], strips, lambda face, number: [
-            geometry.words(tf.slice(images, [face, number * rows, 0, 0], [1, rows, width, 3]))
-        ])  # fmt: skip
-        places, fractions = fill([places, fractions], strips, lambda face, number:
-            geometry.coordinates(of(face, matrices), height, width, number * rows, rows)
-        )  # fmt: skip
-        (moved,) = fill([moved], strips, lambda face, number: [geometry.resample(
-            tf.reshape(pixels.stack(), [-1]), strip(places, number), strip(fractions, number), of(face, deltas)
-        )])  # fmt: skip
-        (means,) = fill([means], 3, lambda _, channel: [colour.mean(whole(moved), channel)])
-        (adjusted,) = fill([adjusted], strips, lambda face, number: [colour.adjust(
-            strip(moved, number), tf.reshape(means.stack(), [1, 3]), of(face, factors)
-        )])  # fmt: skip
-        faces = faces.write(face, colour.to_uint8(whole(adjusted))[0])
-        return face + 1, counters, faces, pixels, places, fractions, moved, means, adjusted
+    def transform_one(face: tf.Tensor, faces: tf.TensorArray, counters: list, arrays: dict) -> tuple:
+        counters, arrays = list(counters), dict(arrays)
+        for number, (step, names, parts) in enumerate(steps):
+            filled = [arrays[name] for name in names]
+            make = functools.partial(step, arrays)
+            counters[number], filled = _fill(filled, make, parts, face, counters[number])
+            arrays.update(zip(names, filled))
+        return face + 1, faces.write(face, colour.to_uint8(whole(arrays["adjusted"]))[0]), counters, arrays
 
-    places, fractions, moved, adjusted = (array(strips, 1, rows, width) for _ in range(4))
-    first = (
-        0, [0] * 5, array(count, height, width, 3, dtype=tf.uint8),
-        array(strips, rows * width), places, fractions, moved, array(3, 1, dtype=tf.float32), adjusted,
-    )  # fmt: skip
-    return tf.while_loop(lambda face, *_: face < count, transform_one, first)[2].stack()
+    arrays = {name: _array(strips, 1, rows, width) for name in ("places", "fractions", "moved", "adjusted")}
+    arrays |= {"pixels": _array(strips, rows * width), "means": _array(3, 1, dtype=tf.float32)}
+    first = (0, _array(count, height, width, 3, dtype=tf.uint8), [0] * len(steps), arrays)
+    return tf.while_loop(lambda face, *_: face < count, transform_one, first)[1].stack()
+
+
+def _fill(
+    arrays: list[tf.TensorArray], make: Callable, parts: int, face: tf.Tensor, counter: tf.Tensor
+) -> tuple[tf.Tensor, list[tf.TensorArray]]:
+    """The arrays with what is made of a face and each part, and the counter, which then is at the next face."""
+
+    def fill_part(counter: tf.Tensor, arrays: list[tf.TensorArray]) -> tuple:
+        made = make(counter // parts, counter % parts)
+        return counter + 1, [array.write(counter % parts, one) for array, one in zip(arrays, made)]
+
+    return tf.while_loop(lambda counter, _: counter < (face + 1) * parts, fill_part, (counter, arrays))
+
+
+def _array(parts: int | tf.Tensor, *shape: int, dtype: tf.DType = tf.uint32) -> tf.TensorArray:
+    return tf.TensorArray(dtype, parts, element_shape=shape)
+
+
+def _row(column: tf.Tensor, face: tf.Tensor) -> tf.Tensor:
+    return column[face, tf.newaxis]
