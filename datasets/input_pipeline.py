@@ -142,7 +142,8 @@ def make_train(
 
     steps = []
     if place == "pipeline" and augment is not None:
-        steps.append(lambda batch: augmentation.augment_batch(batch, augment, batch["seeds"]))
+        # On the processor, whatever else there is.
+        steps.append(lambda batch: augmentation.augment_batch(batch, augment, batch["seeds"], at_once=False))
     if place == "pipeline" and weights is not None:
         steps.append(lambda batch: labels.apply_class_weights(batch, weights))
     steps.append(_without(["seeds"] * (place == "pipeline") + ["id"] * prefetch_to_device))

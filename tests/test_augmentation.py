@@ -219,15 +219,15 @@ def test_nothing_on_changes_nothing(images, seeds):
 
 @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH), (37, 29), (2, 2)])
 def test_one_by_one_is_as_all_at_once(shape):
-    """In a pipeline and on a device, with a batch size that is known beforehand and one that is not, of any sides."""
+    """For a processor and for an accelerator, with a batch size known beforehand and one that is not, of any sides."""
     images = np.random.default_rng(2).integers(0, 256, (5, *shape, 3)).astype(np.uint8)
     seeds = np.random.default_rng(3).integers(-1000, 1000, (5, 2)).astype(np.int32)
     specifications = tf.TensorSpec([None, *shape, 3], tf.uint8), tf.TensorSpec([None, 2], tf.int32)
     results = []
-    for place in ("pipeline", "device"):
+    for at_once in (False, True):
         run = tf.function(
-            lambda image, seeds, place=place: augmentation.augment_batch(
-                {"image": image}, AugmentConfig(), seeds, place=place
+            lambda image, seeds, at_once=at_once: augmentation.augment_batch(
+                {"image": image}, AugmentConfig(), seeds, at_once=at_once
             )
         )
         results.append(run(tf.constant(images), tf.constant(seeds))["image"])

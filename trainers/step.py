@@ -230,7 +230,7 @@ class Learner:
 
     def _prepare(self, batch: dict) -> dict:
         if self._config.augment_place == "device":
-            batch = augmentation.augment_batch(batch, self._config.augment, batch["seeds"], place="device")
+            batch = augmentation.augment_batch(batch, self._config.augment, batch["seeds"])
             if self._class_weights is not None:
                 batch = labels.apply_class_weights(batch, self._class_weights)
         return batch

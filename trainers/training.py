@@ -307,7 +307,7 @@ class _Run:
     def _show_faces(self) -> None:
         batch = next(iter(self._data.excerpt(0, 0, 1)))
         if self.config.augment_place == "device":
-            batch = augmentation.augment_batch(batch, self.config.augment, batch["seeds"], place="device")
+            batch = augmentation.augment_batch(batch, self.config.augment, batch["seeds"])
         self._board.faces(0, batch["image"].numpy())
 
     def _estimate(self, steps: int) -> None:

@@ -11,8 +11,8 @@ from datasets.augmentation.config import AugmentConfig
 __all__ = ["AugmentConfig", "augment_batch"]
 
 
-def augment_batch(batch: dict, config: AugmentConfig, seeds, *, place: str = "pipeline") -> dict:
+def augment_batch(batch: dict, config: AugmentConfig, seeds, *, at_once: bool | None = None) -> dict:
     """Augments one batch; see `datasets.augmentation.batch.augment_batch`."""
     from datasets.augmentation import batch as compiled
 
-    return compiled.augment_batch(batch, config, seeds, place=place)
+    return compiled.augment_batch(batch, config, seeds, at_once=at_once)

@@ -16,7 +16,7 @@ DRAWS = (
 _LABELS = ("expression", "expression_probs", "valence", "arousal", "mask")
 
 
-def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor, *, place: str = "pipeline") -> dict:
+def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor, *, at_once: bool | None = None) -> dict:
     """Augments one batch. Every random number is a function of the example's seed and of nothing else.
 
     Flip, rotation, zoom and translation are composed into one bilinear resampling (`geometry.warp`); brightness and
@@ -31,8 +31,9 @@ def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor, *, place
         zeros. What else is there is passed through.
       config: what to do.
       seeds: int32 [B, 2], one per example.
-      place: "pipeline" does one face after the other, which a processor's cache wants; "device" all at once, which an
-        accelerator wants. The result is the same.
+      at_once: whether flip to contrast are done to the whole batch at once, as an accelerator wants it, or to one face
+        after the other, as a processor's cache wants it. None is at once where TensorFlow sees an accelerator. The
+        result is the same.
 
     Returns:
       A dict with the keys of `batch`.
@@ -45,7 +46,7 @@ def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor, *, place
     if config.geometric or config.brightness or config.contrast:
         drawn = draw_face(uniform, config, height, width)
         moved.append(drawn["matrices"])
-        images = transform_face(images, drawn, place)
+        images = transform_face(images, drawn, at_once)
     for drawn in draw_rand_augment(numbers, config):
         moved.append(rand_augment.matrices(drawn, height, width))
         images = rand_augment.transform(images, drawn)
@@ -108,12 +109,14 @@ def draw_face(uniform: dict[str, tf.Tensor], config: AugmentConfig, height: int,
     }
 
 
-def transform_face(images: tf.Tensor, drawn: dict[str, tf.Tensor], place: str = "pipeline") -> tf.Tensor:
-    """One resampling and one colour pass, uint8 [B, H, W, 3]."""
+def transform_face(images: tf.Tensor, drawn: dict[str, tf.Tensor], at_once: bool | None = None) -> tf.Tensor:
+    """One resampling and one colour pass, uint8 [B, H, W, 3]; `at_once` as for `augment_batch`."""
     matrices, deltas, factors = (drawn[name] for name in ("matrices", "deltas", "factors"))
-    if place == "pipeline":
-        return face_by_face.transform(images, matrices, deltas, factors)
-    return colour.contrast(geometry.warp(images, matrices, deltas), factors)
+    if at_once is None:
+        at_once = any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
+    if at_once:
+        return colour.contrast(geometry.warp(images, matrices, deltas), factors)
+    return face_by_face.transform(images, matrices, deltas, factors)
 
 
 def draw_cutout(uniform: dict[str, tf.Tensor], largest: float, height: int, width: int) -> dict[str, tf.Tensor]:
