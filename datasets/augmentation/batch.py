@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from datasets.augmentation import colour, draws, face_by_face, geometry, mixing, rand_augment
+from datasets.augmentation import draws, geometry, mixing, passes, rand_augment
 from datasets.augmentation.config import AugmentConfig
 
 #: Which random number of an example is for what. Turning one augmentation on or off leaves the others as they were.
@@ -19,10 +19,10 @@ _LABELS = ("expression", "expression_probs", "valence", "arousal", "mask")
 def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor, *, at_once: bool | None = None) -> dict:
     """Augments one batch. Every random number is a function of the example's seed and of nothing else.
 
-    Flip, rotation, zoom and translation are composed into one bilinear resampling (`geometry.warp`); brightness and
-    contrast follow in one pass; then RandAugment, cutout, and mixup or CutMix with another example of the batch. The
-    result is rounded to uint8. Each step is compiled by XLA, once per shape, also when called eagerly; in a function
-    that is itself compiled it becomes part of that function.
+    Flip, rotation, zoom and translation are composed into one bilinear resampling, along with which goes brightness;
+    contrast follows in one pass (`passes`); then RandAugment, cutout, and mixup or CutMix with another example of the
+    batch. The result is rounded to uint8. Each step is compiled by XLA, once per shape, also when called eagerly; in a
+    function that is itself compiled it becomes part of that function.
 
     Args:
       batch: "image" uint8 [B, H, W, 3] with H and W known, from 2 to 1024. For mixup and CutMix also "expression",
@@ -31,9 +31,7 @@ def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor, *, at_on
         zeros. What else is there is passed through.
       config: what to do.
       seeds: int32 [B, 2], one per example.
-      at_once: whether flip to contrast are done to the whole batch at once, as an accelerator wants it, or to one face
-        after the other, as a processor's cache wants it. None is at once where TensorFlow sees an accelerator. The
-        result is the same.
+      at_once: as `passes.transform` takes it.
 
     Returns:
       A dict with the keys of `batch`.
@@ -46,10 +44,10 @@ def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor, *, at_on
     if config.geometric or config.brightness or config.contrast:
         drawn = draw_face(uniform, config, height, width)
         moved.append(drawn["matrices"])
-        images = transform_face(images, drawn, at_once)
+        images = passes.transform(images, **drawn, at_once=at_once)
     for drawn in draw_rand_augment(numbers, config):
         moved.append(rand_augment.matrices(drawn, height, width))
-        images = rand_augment.transform(images, drawn)
+        images = rand_augment.transform(images, drawn, at_once=at_once)
     if config.cutout:
         images = cut_out(images, draw_cutout(uniform, config.cutout, height, width))
     augmented = dict(batch)
@@ -107,16 +105,6 @@ def draw_face(uniform: dict[str, tf.Tensor], config: AugmentConfig, height: int,
         "deltas": 255 * draws.between(uniform["brightness"], -config.brightness, config.brightness),
         "factors": draws.between(uniform["contrast"], 1 - config.contrast, 1 + config.contrast),
     }
-
-
-def transform_face(images: tf.Tensor, drawn: dict[str, tf.Tensor], at_once: bool | None = None) -> tf.Tensor:
-    """One resampling and one colour pass, uint8 [B, H, W, 3]; `at_once` as for `augment_batch`."""
-    matrices, deltas, factors = (drawn[name] for name in ("matrices", "deltas", "factors"))
-    if at_once is None:
-        at_once = any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
-    if at_once:
-        return colour.contrast(geometry.warp(images, matrices, deltas), factors)
-    return face_by_face.transform(images, matrices, deltas, factors)
 
 
 def draw_cutout(uniform: dict[str, tf.Tensor], largest: float, height: int, width: int) -> dict[str, tf.Tensor]:

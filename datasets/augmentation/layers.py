@@ -13,7 +13,7 @@ import dataclasses
 import keras_cv
 import tensorflow as tf
 
-from datasets.augmentation import batch, geometry, rand_augment
+from datasets.augmentation import batch, geometry, passes, rand_augment
 from datasets.augmentation.config import AugmentConfig
 
 
@@ -62,7 +62,7 @@ class FaceAugmentation(SeededAugmentation):
         return batch.draw_face(self._uniform(seeds), self.augmentation, *images.shape[1:3])
 
     def augment_images(self, images, transformations, **kwargs):
-        return tf.cast(batch.transform_face(_to_uint8(images), transformations), tf.float32)
+        return tf.cast(passes.transform(_to_uint8(images), **transformations), tf.float32)
 
     def augment_keypoints(self, keypoints, transformations, **kwargs):
         return geometry.move_landmarks(keypoints, transformations["matrices"])

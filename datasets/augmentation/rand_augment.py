@@ -9,7 +9,7 @@ Source: Cubuk et al., RandAugment (https://arxiv.org/abs/1909.13719); keras_cv.l
 
 import tensorflow as tf
 
-from datasets.augmentation import colour, draws, geometry
+from datasets.augmentation import draws, geometry, passes
 
 #: keras-cv's order.
 TRANSFORMS = (
@@ -60,11 +60,11 @@ def matrices(drawn: dict[str, tf.Tensor], height: int, width: int) -> tf.Tensor:
     return geometry.compose(sheared, shifted)
 
 
-def transform(images: tf.Tensor, drawn: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Applies one transform to each image, uint8 [B, H, W, 3]."""
+def transform(images: tf.Tensor, drawn: dict[str, tf.Tensor], *, at_once: bool | None = None) -> tf.Tensor:
+    """Applies one transform to each image, uint8 [B, H, W, 3]; `at_once` as for `passes.transform`."""
     nothing = tf.zeros_like(drawn["shift"])
-    moved = geometry.warp(_recolour(images, drawn), matrices(drawn, *images.shape[1:3]), nothing)
-    return colour.contrast(moved, nothing + 1)
+    where = matrices(drawn, *images.shape[1:3])
+    return passes.transform(_recolour(images, drawn), where, nothing, nothing + 1, at_once=at_once)
 
 
 def _chosen(drawn: dict[str, tf.Tensor], name: str) -> tf.Tensor:

@@ -1,7 +1,7 @@
-"""Resampling and colours of a batch, one face after the other: its pixels stay in a core's cache from step to step.
+"""The one resampling and the one colour pass of a batch: of all faces at once, or of one face after the other.
 
-The same operations as those of a whole batch at once, in a form that XLA's CPU compiler makes fast code of (what it
-makes is seen with XLA_FLAGS=--xla_dump_to=FOLDER):
+Of one face the pixels stay in a core's cache from step to step. The operations are the same, in a form that XLA's CPU
+compiler makes fast code of (what it makes is seen with XLA_FLAGS=--xla_dump_to=FOLDER):
 
 - Operations that only follow each other become one loop, which `geometry` says why they must not, and such a loop is
   shared among all cores, which have batches of their own. Neither is done to a loop that fills an array part by part,
@@ -19,14 +19,17 @@ import tensorflow as tf
 from datasets.augmentation import colour, geometry
 
 
-@tf.function(jit_compile=True, autograph=False)
-def transform(images: tf.Tensor, matrices: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+def transform(
+    images: tf.Tensor, matrices: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor, *, at_once: bool | None = None
+) -> tf.Tensor:
     """`geometry.warp`, then `colour.contrast`.
 
     Args:
       images: uint8 [B, H, W, 3].
       matrices: float32 [B, 3, 3].
       deltas, factors: float32 [B].
+      at_once: as an accelerator wants it, or not, as a processor does; None is at once where TensorFlow sees an
+        accelerator. The result is the same.
 
     Returns:
       uint8 [B, H, W, 3].
@@ -34,8 +37,17 @@ def transform(images: tf.Tensor, matrices: tf.Tensor, deltas: tf.Tensor, factors
     Raises:
       UsageError: a side is not from 2 to 1024.
     """
+    geometry.check_sides(*images.shape[1:3])
+    if at_once is None:
+        at_once = any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
+    if at_once:
+        return colour.contrast(geometry.warp(images, matrices, deltas), factors)
+    return _one_by_one(images, matrices, deltas, factors)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _one_by_one(images: tf.Tensor, matrices: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
     count, (height, width) = tf.shape(images)[0], images.shape[1:3]
-    geometry.check_sides(height, width)
     strips = next(number for number in range(2, height + 1) if height % number == 0)
     rows = height // strips
 
