@@ -29,7 +29,7 @@ def transform(
       matrices: float32 [B, 3, 3].
       deltas, factors: float32 [B].
       at_once: as an accelerator wants it, or not, as a processor does; None is at once where TensorFlow sees an
-        accelerator. The result is the same.
+        accelerator. The result is the same but for a value here and there that is rounded to its other neighbour.
 
     Returns:
       uint8 [B, H, W, 3].
