@@ -15,11 +15,11 @@ HEADS = ("expression", "valence", "arousal")
 MAX_CLASS_WEIGHT = 10.0
 
 
-def parse(records: tf.Tensor, *, landmarks: bool = False) -> dict:
+def parse(records: tf.Tensor, *, image: bool = True, landmarks: bool = False) -> dict:
     """Serialised `tf.train.Example`s, string [N], to one dict of columns of length N.
 
     Returns:
-      image: string, encoded.
+      image (unless it is not asked for, as when it was cut out): string, encoded.
       expression: int32, the source's label; where it has only votes, the commonest; 0 when unknown.
       expression_probs: float32 [N, 8], summing to 1, or zeros when unknown.
       valence, arousal: float32 in [-1, 1], 0 when unknown.
@@ -29,13 +29,14 @@ def parse(records: tf.Tensor, *, landmarks: bool = False) -> dict:
         absent; float32 [N], 1 when there.
     """
     features = {
-        "image": tf.io.FixedLenFeature([], tf.string),
         "expression": tf.io.FixedLenFeature([], tf.int64),
         "expression_probs": tf.io.FixedLenFeature([len(EXPRESSIONS)], tf.float32),
         "valence": tf.io.FixedLenFeature([], tf.float32),
         "arousal": tf.io.FixedLenFeature([], tf.float32),
         "id": tf.io.FixedLenFeature([], tf.string),
     }
+    if image:
+        features["image"] = tf.io.FixedLenFeature([], tf.string)
     if landmarks:
         features["landmarks"] = tf.io.FixedLenFeature([LANDMARKS, 2], tf.float32)
     columns = tf.io.parse_example(records, features)

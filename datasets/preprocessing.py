@@ -3,19 +3,18 @@
 The same bytes give the same pixels wherever a model meets them; `export` holds these very functions in its graph.
 """
 
-import math
+from collections.abc import Sequence
 
 import numpy as np
 import simplejpeg
 import tensorflow as tf
 
+from datasets import batch_memory
 from pipeline.errors import UsageError
 
 #: Stated, so that TensorFlow's default cannot change it. The fast integer transform saves 7 % of the decoding; its
 #: values differ by a level or two, seldom by ten, from those of the accurate one, which Pillow and simplejpeg use.
 DCT_METHOD = "INTEGER_FAST"
-#: Bytes; of TensorFlow's own memory.
-_ALIGNMENT = 64
 
 
 def decode(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -34,11 +33,11 @@ def decode(image_bytes: tf.Tensor) -> tf.Tensor:
     return tf.io.decode_jpeg(image_bytes, channels=3, dct_method=DCT_METHOD)
 
 
-def decode_jpegs(images: np.ndarray, size: int) -> np.ndarray:
+def decode_jpegs(images: Sequence[bytes | memoryview], size: int) -> np.ndarray:
     """`decode` of JPEGs that all have one size: the same pixels, from a libjpeg that needs two thirds of the time.
 
     Args:
-      images: bytes, an object array [N].
+      images: N of them.
       size: the side of each in pixels.
 
     Returns:
@@ -47,7 +46,7 @@ def decode_jpegs(images: np.ndarray, size: int) -> np.ndarray:
     Raises:
       ValueError: the bytes are no JPEG, or one of another size.
     """
-    decoded = _aligned((len(images), size, size, 3))
+    decoded = batch_memory.aligned((len(images), size, size, 3))
     for data, pixels in zip(images, decoded):
         found = simplejpeg.decode_jpeg(data, "RGB", fastdct=True, buffer=pixels)
         if found.shape != pixels.shape:
@@ -88,14 +87,6 @@ def resize(image: tf.Tensor, size: int) -> tf.Tensor:
 def decode_and_resize(image_bytes: tf.Tensor, size: int) -> tf.Tensor:
     """A scalar string of a JPEG or PNG to uint8 [size, size, 3]: `decode`, then `resize`."""
     return resize(decode(image_bytes), size)
-
-
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """uint8, not set. TensorFlow takes over an array whose first byte lies so, without copying it."""
-    size = math.prod(shape)
-    data = np.empty(size + _ALIGNMENT, np.uint8)
-    first = -data.ctypes.data % _ALIGNMENT
-    return data[first : first + size].reshape(shape)
 
 
 def _to_uint8(image: tf.Tensor) -> tf.Tensor:

@@ -8,6 +8,7 @@ deterministically: a map field otherwise comes out in another order in each proc
 import dataclasses
 import functools
 import math
+import re
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -81,6 +82,45 @@ def decode(data: bytes) -> Record:
     )
 
 
+def cut_image(data: bytes) -> tuple[memoryview, bytes]:
+    """The image of a serialised `tf.train.Example`, where it lies in `data`, and the Example without it.
+
+    The image is nearly all of a record, and is not copied so. `data` must be of `encode`.
+
+    Raises:
+      ValueError: there is no image.
+    """
+    # Messages are tags, here of one byte, and lengths. Example holds Features, and those the entries of a map.
+    entry = first = _FIELD.match(data).end()
+    while entry < len(data):
+        size, key = data[entry + 1], entry + 2
+        if size > 127:
+            size, key = _varint(data, entry + 1)
+        if header := _IMAGE.match(data, key):
+            end = key + size
+            rest = data[first:entry] + data[end:]
+            return memoryview(data)[header.end() : end], data[:1] + _to_varint(len(rest)) + rest
+        entry = key + size
+    raise ValueError("the record has no image")
+
+
+def _varint(data: bytes, start: int) -> tuple[int, int]:
+    """The number that begins at `start`, seven bits a byte, the lowest first, and where it ends."""
+    value = shift = 0
+    while (byte := data[start]) > 127:
+        value |= (byte & 127) << shift
+        start, shift = start + 1, shift + 7
+    return value | byte << shift, start + 1
+
+
+def _to_varint(value: int) -> bytes:
+    return bytes([value & 127 | 128]) + _to_varint(value >> 7) if value > 127 else bytes([value])
+
+
+_LENGTH = rb"[\x80-\xff]*[\x00-\x7f]"
+_FIELD = re.compile(rb"\n" + _LENGTH)
+#: All of the image's entry that comes before its bytes, which lie in BytesList, which lies in Feature.
+_IMAGE = re.compile(rb"\n\x05image\x12" + _LENGTH + 2 * _FIELD.pattern)
 _NO_LANDMARKS = [math.nan] * (2 * LANDMARKS)
 
 

@@ -23,7 +23,7 @@ from faces import convert, dataset_of, picture, write_face
 from benchmarks import input_report
 from benchmarks.input_contenders import Turn
 from benchmarks.input_stream import Start
-from datasets import augmentation, faults, input_pipeline, labels, ordering, preprocessing
+from datasets import augmentation, batch_memory, faults, input_pipeline, labels, ordering, preprocessing
 from datasets.input_pipeline import make_eval, make_train
 from datasets.ordering import WINDOW, Order
 from datasets.selection import Selection
@@ -189,6 +189,25 @@ def test_jpegs_of_the_size_are_decoded_by_the_batch_to_the_same_stream(sample_da
     assert by_batch == [digests(train(sample_dataset, **given))] * 3 and one_by_one
 
 
+def test_memory_is_used_again_once_nothing_looks_at_it(sample_dataset, monkeypatch):
+    """The consumer may keep batches, arrays of them, or a part of one, for as long as it likes."""
+    made, new = [], batch_memory._new
+    monkeypatch.setattr(batch_memory, "_new", lambda size: made.append(size) or new(size))
+    size = Selection(str(sample_dataset), "train", None).image_sizes.pop()[0]
+    batches = make_train(str(sample_dataset), batch_size=BATCH, image_size=size)
+    once = list(batches.take(12).as_numpy_iterator())
+    kept = []
+    for number, batch in enumerate(batches.take(12)):
+        kept.append([batch["image"], batch["image"].numpy(), batch["image"].numpy()[3:5, :, 1]][number % 3])
+        del batch
+    made.clear()
+    assert len([None for _ in batches.take(100)]) == 100
+    assert 0 < len(made) < 50
+    for number, images in enumerate(kept):
+        expected = once[number]["image"]
+        np.testing.assert_array_equal(images, expected[3:5, :, 1] if number % 3 == 2 else expected)
+
+
 @pytest.mark.parametrize("image_size", ["of the images", SIZE])
 def test_a_process_ends_while_its_stream_works_ahead(sample_dataset, image_size):
     """Python is asked for batches that nobody takes while it ends; of the first size it hangs without the wait."""
@@ -223,6 +242,23 @@ def test_any_order_has_the_same_examples_and_seeds(many):
 def test_a_cache_reads_each_record_once(many, records_read, cache):
     assert len(ids(train(many, epochs=2, drop_remainder=False, cache=cache))) == 2200
     assert len(records_read) == len(set(records_read)) == 1100
+
+
+_FIRST_BATCH = """
+import sys
+from datasets.augmentation import AugmentConfig
+from datasets.input_pipeline import make_train
+next(iter(make_train(sys.argv[1], batch_size=8, image_size=16, augment=AugmentConfig(), drop_remainder=%s)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drop_remainder", [True, False])
+def test_what_is_compiled_ahead_is_what_the_stream_runs(sample_dataset, tmp_path, drop_remainder):
+    environment = os.environ | {"XLA_FLAGS": f"--xla_dump_to={tmp_path}"}
+    command = [sys.executable, "-c", _FIRST_BATCH % drop_remainder, sample_dataset]
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert len([*tmp_path.glob("*one_by_one*.before_optimizations.txt")]) == 1
 
 
 @pytest.mark.slow

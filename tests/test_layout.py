@@ -25,6 +25,7 @@ FLOORS = (
     (4, "pipeline/report.py report_data.py report_page.py report_plots.py"),
     (5, "datasets/__init__.py affect_faces/*.py sample_faces.py drawn_face/*.py"),
     (6, "datasets/preprocessing.py augmentation/*.py ordering.py labels.py selection.py faults.py python_calls.py"),
+    (6, "datasets/batch_memory.py"),
     (7, "datasets/input_pipeline.py preview.py"),
     (8, "trainers/__init__.py config.py recipes.py backbones.py custom_cnn.py networks.py"),
     (9, "trainers/model.py"),

@@ -1,5 +1,6 @@
 """Framing and the Example codec: round trips, damage, and agreement with TensorFlow's constants."""
 
+import dataclasses
 import math
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,6 +113,19 @@ def test_a_record_comes_back(record):
         np.testing.assert_array_equal(getattr(back, field), getattr(record, field))
 
 
+@given(_records(), st.integers(0, 40_000))
+def test_an_image_is_cut_out(record, size):
+    """Lengths of one, two and three bytes; the texts before it may say "image" too."""
+    record = dataclasses.replace(record, image=record.image + bytes(size), id="\n\x05image\x12\x03\n\x01" + record.id)
+    image, rest = codec.cut_image(codec.encode(record))
+    assert image == record.image
+    whole = tf.train.Example.FromString(codec.encode(record))
+    del whole.features.feature["image"]
+    assert rest == whole.SerializeToString(deterministic=True)
+    with pytest.raises(ValueError, match="the record has no image"):
+        codec.cut_image(rest)
+
+
 @given(st.binary(max_size=400))
 def test_foreign_bytes_are_a_value_error(data):
     with pytest.raises(ValueError):
@@ -136,8 +151,6 @@ def test_the_bytes_do_not_depend_on_the_process():
 
 
 def test_tensorflow_writes_and_reads_the_same(tmp_path):
-    import tensorflow as tf
-
     landmarks = np.arange(136, dtype=np.float32).reshape(68, 2)
     record = codec.Record(b"image", -1, np.full(8, 0.125, np.float32), math.nan, 0.5, landmarks, "id", "group")
     example = tf.train.Example.FromString(codec.encode(record))

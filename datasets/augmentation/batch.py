@@ -77,7 +77,7 @@ def draw_rand_augment(numbers: tf.Tensor, config: AugmentConfig) -> list[dict[st
 
 def by_name(numbers: tf.Tensor) -> dict[str, tf.Tensor]:
     """The random numbers of each example, float32 [B, n], by what they are for."""
-    return {name: numbers[:, column] for column, name in enumerate(DRAWS)}
+    return dict(zip(DRAWS, tf.unstack(numbers, axis=1)))
 
 
 def draw_face(uniform: dict[str, tf.Tensor], config: AugmentConfig, height: int, width: int) -> dict[str, tf.Tensor]:

@@ -39,9 +39,10 @@ def mean(pixels: tf.Tensor, channel: int | tf.Tensor) -> tf.Tensor:
 
 def adjust(pixels: tf.Tensor, means: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
     """The adjusted pixels with 8 bits a channel, uint32 [B, H, W]."""
-    factor, adjusted = factors[:, None, None], []
-    for channel in range(3):
-        value = bits.to_float(_level(pixels, channel)) * (0.25 * factor) + means[:, channel, None, None] * (1 - factor)
+    adjusted, factor = [], factors[:, None, None]
+    quarter = 0.25 * factor
+    for channel, kept in enumerate(tf.unstack(means[:, :, None, None] * (1 - factor)[:, None], axis=1)):
+        value = bits.to_float(_level(pixels, channel)) * quarter + kept
         adjusted.append(bits.shifted(bits.to_whole(tf.clip_by_value(value, 0.0, 255.0), 8), 8 * channel))
     return adjusted[0] | adjusted[1] | adjusted[2]
 

@@ -21,7 +21,8 @@ def threefry(keys: tf.Tensor, counters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
 
     Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
     """
-    schedule = (keys[:, :1], keys[:, 1:], keys[:, :1] ^ keys[:, 1:] ^ tf.constant(_PARITY, tf.uint32))
+    schedule = tf.split(keys, 2, axis=1)
+    schedule.append(schedule[0] ^ schedule[1] ^ tf.constant(_PARITY, tf.uint32))
     first = counters[None, :] + schedule[0]
     second = tf.zeros_like(first) + schedule[1]
     distances = [(tf.constant(bits, tf.uint32), tf.constant(32 - bits, tf.uint32)) for bits in _ROTATIONS]

@@ -152,9 +152,12 @@ def coordinates(
       uint32 [B, rows, W], how far it is from there: FRACTION_BITS to the right, and above them FRACTION_BITS down.
     """
     # From the centre: XLA would make 0, 1, 2 … anew in 64 bits, which the processor turns into floats one by one.
-    x, y = (tf.constant(np.arange(side) - (side - 1) / 2, tf.float32) for side in (width, height))
-    y = tf.slice(y, [first], [height if rows is None else rows])
-    right, down = (_fixed(matrices[:, axis], x, y, (width, height), axis) for axis in (0, 1))
+    x, y = (np.arange(side) - (side - 1) / 2 for side in (width, height))
+    x, y = tf.constant(x[None, None, :], tf.float32), tf.constant(y[None, :, None], tf.float32)
+    y = tf.slice(y, [0, first, 0], [1, height if rows is None else rows, 1])
+    right, down = (
+        _fixed(row, x, y, (width, height), axis) for axis, row in enumerate(tf.unstack(matrices, axis=1)[:2])
+    )
     places = bits.shifted(down, -FRACTION_BITS) * width + bits.shifted(right, -FRACTION_BITS)
     fractions = bits.low(right, FRACTION_BITS) | bits.shifted(bits.low(down, FRACTION_BITS), FRACTION_BITS)
     before = tf.range(tf.shape(matrices)[0])[:, None, None] * (height * width)
@@ -166,7 +169,7 @@ def _fixed(row: tf.Tensor, x: tf.Tensor, y: tf.Tensor, sides: tuple[int, int], a
 
     Args:
       row: float32 [B, 3], of each matrix.
-      x, y: float32 [W], [H], from the centre of the image.
+      x, y: float32 [1, 1, W], [1, H, 1], from the centre of the image.
       sides: width and height of the image in pixels.
       axis: which of the two the coordinate runs along.
     """
@@ -174,7 +177,7 @@ def _fixed(row: tf.Tensor, x: tf.Tensor, y: tf.Tensor, sides: tuple[int, int], a
     middle = start + by_x * ((sides[0] - 1) / 2) + by_y * ((sides[1] - 1) / 2)
     # From the outer edge of the first pixel, in periods of the reflection.
     by_x, by_y, middle = (value / (2 * sides[axis]) for value in (by_x, by_y, middle + 0.5))
-    periods = by_x * x[None, None, :] + (by_y * y[None, :, None] + middle)
+    periods = by_x * x + (by_y * y + middle)
     inside = tf.abs(periods - tf.round(periods)) * (2 * sides[axis]) - 0.5
     return bits.to_whole(tf.clip_by_value(inside * _ONE, 0.0, (sides[axis] - 1) * _ONE - 1), 23)
 
@@ -192,19 +195,19 @@ def resample(pixels: tf.Tensor, places: tf.Tensor, fractions: tf.Tensor, deltas:
     """
     width = places.shape[2]
     # The mask tells the compiler that no place is negative; parts of equal length, that all are clipped to the same.
-    places, last = tf.bitcast(bits.low(places, 31), tf.int32), tf.size(pixels) - width - 1
+    places, last = tf.bitcast(bits.low(places, 31), tf.int32), tf.reshape(tf.size(pixels) - width - 1, [1])
     # The spare byte is cut here so that each word has one use; XLA would gather each into memory of its own otherwise.
-    neighbours = [bits.low(tf.gather(pixels[step : last + step], places), 24) for step in (0, 1, width, width + 1)]
+    neighbours = [bits.low(tf.gather(tf.slice(pixels, [step], last), places), 24) for step in (0, 1, width, width + 1)]
     right, down = (
         bits.to_float(part) / _ONE
         for part in (bits.low(fractions, FRACTION_BITS), bits.shifted(fractions, -FRACTION_BITS))
     )
     both = right * down
     weights = (1 - right - (down - both), right - both, down - both, both)
-    levels = []
+    levels, deltas = [], 4 * deltas[:, None, None]
     for channel in range(3):
         values = (bits.to_float(bits.low(bits.shifted(pixel, -8 * channel), 8)) for pixel in neighbours)
         mean = sum(value * weight for value, weight in zip(values, weights))
-        quarters = tf.clip_by_value(4 * mean + 4 * deltas[:, None, None], 0.0, 1020.0)
+        quarters = tf.clip_by_value(4 * mean + deltas, 0.0, 1020.0)
         levels.append(bits.shifted(bits.to_whole(quarters, LEVEL_BITS), LEVEL_BITS * channel))
     return levels[0] | levels[1] | levels[2]

@@ -12,6 +12,7 @@ compiler makes fast code of (what it makes is seen with XLA_FLAGS=--xla_dump_to=
 """
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -43,6 +44,29 @@ def transform(
     if at_once:
         return colour.contrast(geometry.warp(images, matrices, deltas), factors)
     return _one_by_one(images, matrices, deltas, factors)
+
+
+def compile_ahead(shape: Sequence[int], *, any_count: bool) -> None:
+    """Has `transform`, one face after the other, compiled beside what else is to be done before the first batch.
+
+    The thread that does it ends with that; a process that ends before waits for it.
+
+    Args:
+      shape: of a batch of images, (B, H, W, 3).
+      any_count: whether B is unknown when the stream is traced.
+    """
+    count, height, width, _ = shape
+    given = [([height, width, 3], tf.uint8), ([3, 3], tf.float32), ([], tf.float32), ([], tf.float32)]
+    specs = [tf.TensorSpec([None if any_count else count, *rest], dtype) for rest, dtype in given]
+    # From within a function: called by itself it would get another name in the cache of what is compiled. Traced here,
+    # because two threads that trace keep each other from it.
+    function = tf.function(lambda *given: _one_by_one(*given), autograph=False).get_concrete_function(*specs)
+
+    def run() -> None:
+        with tf.device("CPU"):
+            function(*(tf.zeros([count, *rest], dtype) for rest, dtype in given))
+
+    threading.Thread(target=run, name="compile_ahead").start()
 
 
 @tf.function(jit_compile=True, autograph=False)
@@ -104,8 +128,9 @@ def _fill(
     """The arrays with what is made of a face and each part, and the counter, which then is at the next face."""
 
     def fill_part(counter: tf.Tensor, arrays: list[tf.TensorArray]) -> tuple:
-        made = make(counter // parts, counter % parts)
-        return counter + 1, [array.write(counter % parts, one) for array, one in zip(arrays, made)]
+        part = counter % parts
+        made = make(counter // parts, part)
+        return counter + 1, [array.write(part, one) for array, one in zip(arrays, made)]
 
     return tf.while_loop(lambda counter, _: counter < (face + 1) * parts, fill_part, (counter, arrays))
 
