@@ -6,25 +6,68 @@ each batch, that is a twentieth of the decoding.
 
 import collections
 import math
-import weakref
 
 import numpy as np
 
 #: Bytes; of TensorFlow's own memory.
 _ALIGNMENT = 64
-#: Batches whose memory waits for the next ones, at most. As a stream runs, more are seldom let go at once.
-_KEPT = 3
+#: Bytes that wait for the next batches, at most: 13 batches of 128 images of 224 pixels. Larger ones are never kept.
+_KEPT = 1 << 28
 
-_free: collections.deque[np.ndarray] = collections.deque(maxlen=_KEPT)
+
+class _Memory:
+    """Compared by identity, as an array is not."""
+
+    def __init__(self, size: int):
+        data = np.empty(size + _ALIGNMENT, np.uint8)
+        first = -data.ctypes.data % _ALIGNMENT
+        self.data = data[first : first + size]
+
+
+class _Pool:
+    """What is done to it is done at once, whatever other threads do; a loan may end in the middle of anything."""
+
+    def __init__(self, largest: int):
+        self._largest = largest
+        #: The longest here first.
+        self.free: collections.deque[_Memory] = collections.deque()
+
+    def take(self, size: int) -> _Memory:
+        for memory in self.free.copy():
+            if len(memory.data) == size:
+                try:
+                    self.free.remove(memory)
+                except ValueError:  # another thread was quicker
+                    continue
+                return memory
+        return _Memory(size)
+
+    def keep(self, memory: _Memory) -> None:
+        if len(memory.data) > self._largest:
+            return
+        self.free.append(memory)
+        while sum(len(memory.data) for memory in self.free.copy()) > self._largest:
+            try:
+                self.free.popleft()
+            except IndexError:
+                return
 
 
 class _Loan:
-    """What numpy sees as the owner of an array's memory: it lives as long as any view of the array."""
+    """What numpy sees as the owner of an array's memory: it lives as long as any view of the array.
 
-    def __init__(self, memory: np.ndarray):
-        self.__array_interface__ = memory.__array_interface__
-        # Not at the exit: there is no next batch then.
-        weakref.finalize(self, _free.append, memory).atexit = False
+    It may end when the process does, after this module.
+    """
+
+    def __init__(self, pool: _Pool, size: int):
+        self._pool, self._memory = pool, pool.take(size)
+        self.__array_interface__ = self._memory.data.__array_interface__
+
+    def __del__(self):
+        self._pool.keep(self._memory)
+
+
+_pool = _Pool(_KEPT)
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
@@ -32,16 +75,4 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 
     May be called by several threads.
     """
-    size = math.prod(shape)
-    try:
-        while len(memory := _free.pop()) != size:
-            pass
-    except IndexError:
-        memory = _new(size)
-    return np.asarray(_Loan(memory)).reshape(shape)
-
-
-def _new(size: int) -> np.ndarray:
-    data = np.empty(size + _ALIGNMENT, np.uint8)
-    first = -data.ctypes.data % _ALIGNMENT
-    return data[first : first + size]
+    return np.asarray(_Loan(_pool, math.prod(shape))).reshape(shape)

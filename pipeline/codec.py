@@ -91,16 +91,20 @@ def cut_image(data: bytes) -> tuple[memoryview, bytes]:
       ValueError: there is no image.
     """
     # Messages are tags, here of one byte, and lengths. Example holds Features, and those the entries of a map.
-    entry = first = _FIELD.match(data).end()
-    while entry < len(data):
-        size, key = data[entry + 1], entry + 2
-        if size > 127:
-            size, key = _varint(data, entry + 1)
-        if header := _IMAGE.match(data, key):
-            end = key + size
-            rest = data[first:entry] + data[end:]
-            return memoryview(data)[header.end() : end], data[:1] + _to_varint(len(rest)) + rest
-        entry = key + size
+    try:
+        _, first = _varint(data, 1)
+        entry = first
+        while entry < len(data):
+            size, key = data[entry + 1], entry + 2
+            if size > 127:
+                size, key = _varint(data, entry + 1)
+            if header := _IMAGE.match(data, key):
+                end = key + size
+                rest = data[first:entry] + data[end:]
+                return memoryview(data)[header.end() : end], data[:1] + _to_varint(len(rest)) + rest
+            entry = key + size
+    except IndexError:
+        raise ValueError("no tf.train.Example: it ends within a length") from None
     raise ValueError("the record has no image")
 
 

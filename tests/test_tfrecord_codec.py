@@ -124,12 +124,16 @@ def test_an_image_is_cut_out(record, size):
     assert rest == whole.SerializeToString(deterministic=True)
     with pytest.raises(ValueError, match="the record has no image"):
         codec.cut_image(rest)
+    with pytest.raises(ValueError, match=r"it ends within a length|the record has no image"):
+        codec.cut_image(rest[: size % len(rest)])
 
 
 @given(st.binary(max_size=400))
 def test_foreign_bytes_are_a_value_error(data):
     with pytest.raises(ValueError):
         codec.decode(data)
+    with pytest.raises(ValueError):
+        codec.cut_image(data)
 
 
 _ENCODE = """

@@ -11,6 +11,7 @@ compiler makes fast code of (what it makes is seen with XLA_FLAGS=--xla_dump_to=
   one of them, so the counters run on from face to face, and say which face it is.
 """
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable, Sequence
@@ -46,15 +47,19 @@ def transform(
     return _one_by_one(images, matrices, deltas, factors)
 
 
-def compile_ahead(shape: Sequence[int], *, any_count: bool) -> None:
+@functools.cache
+def compile_ahead(shape: tuple[int, int, int, int], *, any_count: bool) -> None:
     """Has `transform`, one face after the other, compiled beside what else is to be done before the first batch.
 
-    The thread that does it ends with that; a process that ends before waits for it.
+    Once per shape. The thread that does it ends with that; a process that ends before waits for it. Nothing is said of
+    what goes wrong: it goes wrong again where the batch is made.
 
     Args:
-      shape: of a batch of images, (B, H, W, 3).
+      shape: of the first batch of images, (B, H, W, 3).
       any_count: whether B is unknown when the stream is traced.
     """
+    if tf.config.functions_run_eagerly():
+        return
     count, height, width, _ = shape
     given = [([height, width, 3], tf.uint8), ([3, 3], tf.float32), ([], tf.float32), ([], tf.float32)]
     specs = [tf.TensorSpec([None if any_count else count, *rest], dtype) for rest, dtype in given]
@@ -63,7 +68,7 @@ def compile_ahead(shape: Sequence[int], *, any_count: bool) -> None:
     function = tf.function(lambda *given: _one_by_one(*given), autograph=False).get_concrete_function(*specs)
 
     def run() -> None:
-        with tf.device("CPU"):
+        with contextlib.suppress(tf.errors.OpError), tf.device("CPU"):
             function(*(tf.zeros([count, *rest], dtype) for rest, dtype in given))
 
     threading.Thread(target=run, name="compile_ahead").start()
