@@ -2,7 +2,7 @@
 
     python -m benchmarks.input_start --dataset_dir=DIR [--start_epoch=2 --start_position=1280]
 
-Prints JSON: first_batch in seconds after the imports, memory after each epoch, the highest until then, in bytes.
+Prints JSON: first_batch in seconds after the imports, and the highest memory in each epoch, in bytes.
 """
 
 import argparse
@@ -41,6 +41,7 @@ def main() -> None:
             break
         if number % epoch == 0:
             memory.append(measure.highest_resident())
+            measure.resident()  # the next epoch's begins anew
     print(json.dumps({"first_batch": first_batch, "memory": memory}))
 
 

@@ -31,7 +31,7 @@ class Start:
       examples, shards: of the dataset.
       place: (epoch, position) where the stream begins.
       first_batch: seconds from the imports to it.
-      memory: MB after each epoch, the highest until then.
+      memory: MB, the highest in each epoch.
     """
 
     examples: int
