@@ -1,5 +1,5 @@
 # make demo   draws 1,000 faces, makes them a dataset, trains, scores and exports a model, and has it predict
-# make test   ruff, then every test that takes seconds
+# make test   ruff, then every test that takes seconds, in two processes
 # The first of them makes .venv with the versions of requirements.lock; PYTHON=… chooses the interpreter.
 
 SHELL := /bin/bash
@@ -51,7 +51,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --quiet --durations=10
+	$(BIN)/python -m pytest --quiet --durations=10 --numprocesses=2 --dist=loadfile
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest --quiet --durations=10 -m slow

@@ -54,7 +54,7 @@ setup(
         "litert": ["ai-edge-litert>=2.0", "backports.strenum<1.3"],
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.16.1"],
         # dill: an undeclared need of tfds.testing.
-        "dev": ["dill>=0.3.8", "hypothesis>=6.100", "pytest>=8", "ruff>=0.9"],
+        "dev": ["dill>=0.3.8", "hypothesis>=6.100", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
     },
     classifiers=[
         "Programming Language :: Python :: 3.11",
