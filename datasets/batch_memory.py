@@ -16,7 +16,7 @@ _KEPT = 1 << 28
 
 
 class _Memory:
-    """Compared by identity, as an array is not."""
+    """Bytes whose first one is aligned; compared by identity, which arrays are not."""
 
     def __init__(self, size: int):
         data = np.empty(size + _ALIGNMENT, np.uint8)
@@ -25,7 +25,11 @@ class _Memory:
 
 
 class _Pool:
-    """What is done to it is done at once, whatever other threads do; a loan may end in the middle of anything."""
+    """Memory that waits.
+
+    Without a lock, because a loan may end in the middle of anything, also of these functions: each single operation on
+    the deque is whole, and between two of them others may come.
+    """
 
     def __init__(self, largest: int):
         self._largest = largest
@@ -56,12 +60,12 @@ class _Pool:
 class _Loan:
     """What numpy sees as the owner of an array's memory: it lives as long as any view of the array.
 
-    It may end when the process does, after this module.
+    It may end while the interpreter is taken down, when this module's names are gone: `__del__` uses none of them.
     """
 
-    def __init__(self, pool: _Pool, size: int):
-        self._pool, self._memory = pool, pool.take(size)
-        self.__array_interface__ = self._memory.data.__array_interface__
+    def __init__(self, pool: _Pool, memory: _Memory):
+        self._pool, self._memory = pool, memory
+        self.__array_interface__ = memory.data.__array_interface__
 
     def __del__(self):
         self._pool.keep(self._memory)
@@ -75,4 +79,4 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 
     May be called by several threads.
     """
-    return np.asarray(_Loan(_pool, math.prod(shape))).reshape(shape)
+    return np.asarray(_Loan(_pool, _pool.take(math.prod(shape)))).reshape(shape)

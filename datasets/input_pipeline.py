@@ -8,7 +8,7 @@ expression_probs, valence, arousal, mask (per head), id, and landmarks in pixels
 
 The stream is a function of (seed, epoch, row) alone: no thread count, process or restart changes it. Records are
 shuffled while encoded; `datasets.ordering` says how, and why any place in the stream is found at once, and
-`datasets.stream` how they become batches. The augmentation is compiled while the rest is set up.
+`datasets.batches` how they become batches. The augmentation is compiled while the rest is set up.
 """
 
 import math
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from datasets import augmentation, labels, stream
+from datasets import augmentation, batches, labels
 from datasets.augmentation import geometry, passes
 from datasets.ordering import Order
 from datasets.selection import Selection
@@ -131,12 +131,12 @@ def make_train(
     mixes = augment is not None and bool(augment.mixup or augment.cutmix)
     _check_start(start, length, epochs, batch_size, drop_remainder=drop_remainder, mixes=mixes)
 
-    reading = _reading(selection, batch_size, image_size, cache, num_threads)
+    reading = _checked_reading(selection, batch_size, image_size, cache, num_threads)
     accelerator = _first_accelerator() if prefetch_to_device else None
 
     steps = []
     if place == "pipeline" and augment is not None:
-        if augment.resamples:
+        if augment.resamples and not tf.config.functions_run_eagerly():  # then nothing is compiled
             ends = math.inf if epochs is None else epochs * length
             first_batch = min(batch_size, ends - start[0] * length - start[1])
             passes.compile_ahead((first_batch, image_size, image_size, 3), any_count=not drop_remainder)
@@ -144,12 +144,12 @@ def make_train(
         steps.append(lambda batch: augmentation.augment_batch(batch, augment, batch["seeds"], at_once=False))
     if place == "pipeline" and weights is not None:
         steps.append(lambda batch: labels.apply_class_weights(batch, weights))
-    steps.append(stream.without(["seeds"] * (place == "pipeline") + ["id"] * prefetch_to_device))
-    batches = stream.batches(
+    steps.append(batches.without(["seeds"] * (place == "pipeline") + ["id"] * prefetch_to_device))
+    stream = batches.make(
         selection, order, start=start, epochs=epochs, drop_remainder=drop_remainder, landmarks=landmarks,
         deterministic=deterministic, steps=steps, **reading,
     )  # fmt: skip
-    return batches.apply(tf.data.experimental.prefetch_to_device(accelerator)) if accelerator else batches
+    return stream.apply(tf.data.experimental.prefetch_to_device(accelerator)) if accelerator else stream
 
 
 def make_eval(
@@ -174,15 +174,17 @@ def make_eval(
     selection = dataset if isinstance(dataset, Selection) else Selection(dataset, split, data_dir)
     selection.check_labels(heads)
     first, length = _part(selection.count, host_index, host_count, equal=False)
-    return stream.batches(
+    return batches.make(
         selection, Order(selection.count, shuffle=False, first=first, length=length), start=(0, 0), epochs=1,
-        drop_remainder=False, landmarks=landmarks, deterministic=True, steps=[stream.without(["seeds"])],
-        **_reading(selection, batch_size, image_size, cache, num_threads),
+        drop_remainder=False, landmarks=landmarks, deterministic=True, steps=[batches.without(["seeds"])],
+        **_checked_reading(selection, batch_size, image_size, cache, num_threads),
     )  # fmt: skip
 
 
-def _reading(selection: Selection, batch_size: int, image_size: int, cache: str, num_threads: int | None) -> dict:
-    """These arguments, checked and chosen, as `stream.batches` takes them."""
+def _checked_reading(
+    selection: Selection, batch_size: int, image_size: int, cache: str, num_threads: int | None
+) -> dict:
+    """Checks these arguments and settles cache="auto" and num_threads=None; the result is for `batches.make`."""
     _check_range("batch_size", batch_size, 1, MAX_BATCH_SIZE)
     _check_range("image_size", image_size, 1, MAX_IMAGE_SIZE)
     threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads

@@ -88,7 +88,7 @@ def cut_image(data: bytes) -> tuple[memoryview, bytes]:
     The image is nearly all of a record, and is not copied so. `data` must be of `encode`.
 
     Raises:
-      ValueError: there is no image.
+      ValueError: there is no image, or a length leads beyond the end.
     """
     # Messages are tags, here of one byte, and lengths. Example holds Features, and those the entries of a map.
     try:
@@ -100,6 +100,8 @@ def cut_image(data: bytes) -> tuple[memoryview, bytes]:
                 size, key = _varint(data, entry + 1)
             if header := _IMAGE.match(data, key):
                 end = key + size
+                if not header.end() <= end <= len(data):
+                    raise ValueError("no tf.train.Example: its image has another length than it says")
                 rest = data[first:entry] + data[end:]
                 return memoryview(data)[header.end() : end], data[:1] + _to_varint(len(rest)) + rest
             entry = key + size
@@ -122,9 +124,9 @@ def _to_varint(value: int) -> bytes:
 
 
 _LENGTH = rb"[\x80-\xff]*[\x00-\x7f]"
-_FIELD = re.compile(rb"\n" + _LENGTH)
+_FIELD = rb"\n" + _LENGTH
 #: All of the image's entry that comes before its bytes, which lie in BytesList, which lies in Feature.
-_IMAGE = re.compile(rb"\n\x05image\x12" + _LENGTH + 2 * _FIELD.pattern)
+_IMAGE = re.compile(rb"\n\x05image\x12" + _LENGTH + 2 * _FIELD)
 _NO_LANDMARKS = [math.nan] * (2 * LANDMARKS)
 
 

@@ -208,14 +208,17 @@ def test_memory_is_used_again_once_nothing_looks_at_it(sample_dataset, monkeypat
         np.testing.assert_array_equal(images, expected[3:5, :, 1] if number % 3 == 2 else expected)
 
 
-def test_little_memory_waits_for_the_next_batch(monkeypatch):
+def test_little_memory_waits_for_the_next_batch():
     """Of several sizes the ones that were let go last; none that is larger than all that may wait."""
     pool = batch_memory._Pool(1000)
-    monkeypatch.setattr(batch_memory, "_pool", pool)
+
+    def lend(size: int) -> np.ndarray:
+        return np.asarray(batch_memory._Loan(pool, pool.take(size)))
+
     for size in (400, 100, 500, 2000, 300):
-        batch_memory.aligned((size,))
+        lend(size)
     assert [len(memory.data) for memory in pool.free] == [100, 500, 300]
-    array = batch_memory.aligned((50, 2))
+    array = lend(100)
     assert array.flags.writeable and array.ctypes.data % 64 == 0
     assert [len(memory.data) for memory in pool.free] == [500, 300]
     del array
@@ -232,8 +235,8 @@ def test_a_process_ends_while_its_stream_works_ahead(sample_dataset, image_size)
         f"dataset = {str(sample_dataset)!r}\n"
         "(side, _), = Selection(dataset, 'train', None).image_sizes\n"
         f"side = side if {image_size!r} == 'of the images' else {image_size!r}\n"
-        "streams = [iter(make_train(dataset, batch_size=64, image_size=side)) for _ in range(3)]\n"
-        "kept = [next(stream)['image'].numpy() for stream in streams]\n"
+        "streams = [make_train(dataset, batch_size=64, image_size=side).as_numpy_iterator() for _ in range(3)]\n"
+        "kept = [next(stream)['image'] for stream in streams]\n"
         "print(len(kept))\n"
     )
     root = pathlib.Path(__file__).parents[1]
@@ -257,6 +260,34 @@ def test_any_order_has_the_same_examples_and_seeds(many):
 def test_a_cache_reads_each_record_once(many, records_read, cache):
     assert len(ids(train(many, epochs=2, drop_remainder=False, cache=cache))) == 2200
     assert len(records_read) == len(set(records_read)) == 1100
+
+
+@pytest.mark.parametrize(
+    ("given", "compiled"),
+    [
+        ({}, [(16, False)]),
+        ({"drop_remainder": False, "epochs": 1, "start": (0, 80)}, [(4, True)]),
+        ({"drop_remainder": False, "epochs": 2, "start": (0, 80)}, [(16, True)]),
+        ({"drop_remainder": False, "epochs": 1, "start": (0, 40), "host_count": 2, "host_index": 1}, [(2, True)]),
+        ({"place": "device"}, []),
+        ({"augment": MIXING}, []),
+        ({"num_threads": 0}, []),
+        ({"cache": "disk"}, []),
+        ({"prefetch_to_device": True}, []),
+    ],
+)
+def test_the_first_batch_that_there_is_is_compiled_ahead(sample_dataset, monkeypatch, given, compiled):
+    """Of 84 examples; nothing is compiled for what is refused."""
+    asked = []
+    monkeypatch.setattr(
+        "datasets.augmentation.passes.compile_ahead", lambda shape, *, any_count: asked.append((shape, any_count))
+    )
+    arguments = {"batch_size": 16, "image_size": SIZE, "augment": augmentation.AugmentConfig()} | given
+    try:
+        make_train(str(sample_dataset), "train[:84]", **arguments)
+    except UsageError:
+        assert given.keys() & {"num_threads", "cache", "prefetch_to_device"}
+    assert asked == [((count, SIZE, SIZE, 3), any_count) for count, any_count in compiled]
 
 
 _FIRST_BATCH = """

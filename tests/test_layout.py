@@ -26,7 +26,7 @@ FLOORS = (
     (5, "datasets/__init__.py affect_faces/*.py sample_faces.py drawn_face/*.py"),
     (6, "datasets/preprocessing.py augmentation/*.py ordering.py labels.py selection.py faults.py python_calls.py"),
     (6, "datasets/batch_memory.py"),
-    (7, "datasets/stream.py input_pipeline.py preview.py"),
+    (7, "datasets/batches.py input_pipeline.py preview.py"),
     (8, "trainers/__init__.py config.py recipes.py backbones.py custom_cnn.py networks.py"),
     (9, "trainers/model.py"),
     (8, "trainers/losses.py metrics.py schedules.py monitoring.py guards.py streams.py board.py devices.py"),

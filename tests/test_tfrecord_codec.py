@@ -126,6 +126,10 @@ def test_an_image_is_cut_out(record, size):
         codec.cut_image(rest)
     with pytest.raises(ValueError, match=r"it ends within a length|the record has no image"):
         codec.cut_image(rest[: size % len(rest)])
+    if image:
+        first = codec.encode(record).index(image)
+        with pytest.raises(ValueError, match="its image has another length than it says"):
+            codec.cut_image(codec.encode(record)[: first + size % len(image)])
 
 
 @given(st.binary(max_size=400))

@@ -51,15 +51,13 @@ def transform(
 def compile_ahead(shape: tuple[int, int, int, int], *, any_count: bool) -> None:
     """Has `transform`, one face after the other, compiled beside what else is to be done before the first batch.
 
-    Once per shape. The thread that does it ends with that; a process that ends before waits for it. Nothing is said of
-    what goes wrong: it goes wrong again where the batch is made.
+    Once for the same arguments. The thread that does it ends with that; a process that ends before waits for it.
+    Nothing is said of what goes wrong in the thread: it goes wrong again where the batch is made.
 
     Args:
       shape: of the first batch of images, (B, H, W, 3).
       any_count: whether B is unknown when the stream is traced.
     """
-    if tf.config.functions_run_eagerly():
-        return
     count, height, width, _ = shape
     given = [([height, width, 3], tf.uint8), ([3, 3], tf.float32), ([], tf.float32), ([], tf.float32)]
     specs = [tf.TensorSpec([None if any_count else count, *rest], dtype) for rest, dtype in given]
