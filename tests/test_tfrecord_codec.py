@@ -117,9 +117,10 @@ def test_a_record_comes_back(record):
 def test_an_image_is_cut_out(record, size):
     """Lengths of one, two and three bytes; the texts before it may say "image" too."""
     record = dataclasses.replace(record, image=record.image + bytes(size), id="\n\x05image\x12\x03\n\x01" + record.id)
-    image, rest = codec.cut_image(codec.encode(record))
+    data = codec.encode(record)
+    image, rest = codec.cut_image(data)
     assert image == record.image
-    whole = tf.train.Example.FromString(codec.encode(record))
+    whole = tf.train.Example.FromString(data)
     del whole.features.feature["image"]
     assert rest == whole.SerializeToString(deterministic=True)
     with pytest.raises(ValueError, match="the record has no image"):
@@ -127,9 +128,9 @@ def test_an_image_is_cut_out(record, size):
     with pytest.raises(ValueError, match=r"it ends within a length|the record has no image"):
         codec.cut_image(rest[: size % len(rest)])
     if image:
-        first = codec.encode(record).index(image)
+        first = np.frombuffer(image, np.uint8).ctypes.data - np.frombuffer(data, np.uint8).ctypes.data
         with pytest.raises(ValueError, match="its image has another length than it says"):
-            codec.cut_image(codec.encode(record)[: first + size % len(image)])
+            codec.cut_image(data[: first + size % len(image)])
 
 
 @given(st.binary(max_size=400))
