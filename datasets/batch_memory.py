@@ -53,7 +53,7 @@ class _Pool:
         while sum(len(memory.data) for memory in self.free.copy()) > self._largest:
             try:
                 self.free.popleft()
-            except IndexError:
+            except IndexError:  # other threads have thrown all of it away
                 return
 
 
