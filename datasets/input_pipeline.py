@@ -8,9 +8,11 @@ expression_probs, valence, arousal, mask (per head), id, and landmarks in pixels
 
 The stream is a function of (seed, epoch, row) alone: no thread count, process or restart changes it. Records are
 shuffled while encoded; `datasets.ordering` says how, and why any place in the stream is found at once, and
-`datasets.batches` how they become batches. The augmentation is compiled while the rest is set up.
+`datasets.batches` how they become batches. The augmentation is compiled while the rest is set up
+(`datasets.augmentation.ahead`).
 """
 
+import functools
 import math
 import numbers
 import os
@@ -19,7 +21,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from datasets import augmentation, batches, labels
-from datasets.augmentation import geometry, passes
+from datasets.augmentation import ahead, geometry, passes
 from datasets.ordering import Order
 from datasets.selection import Selection
 from pipeline.errors import UsageError
@@ -134,20 +136,22 @@ def make_train(
     reading = _checked_reading(selection, batch_size, image_size, cache, num_threads)
     accelerator = _first_accelerator() if prefetch_to_device else None
 
-    steps = []
+    steps, compiled = [], None
     if place == "pipeline" and augment is not None:
+        # On the processor, whatever else there is.
+        transform = functools.partial(passes.transform, at_once=False)
         if augment.resamples and not tf.config.functions_run_eagerly():  # then nothing is compiled
             ends = math.inf if epochs is None else epochs * length
             first_batch = min(batch_size, ends - start[0] * length - start[1])
-            passes.compile_ahead((first_batch, image_size, image_size, 3), any_count=not drop_remainder)
-        # On the processor, whatever else there is.
-        steps.append(lambda batch: augmentation.augment_batch(batch, augment, batch["seeds"], at_once=False))
+            transform = ahead.program((first_batch, image_size, image_size, 3), any_count=not drop_remainder)
+            compiled = transform.wait
+        steps.append(lambda batch: augmentation.augment_batch(batch, augment, batch["seeds"], transform=transform))
     if place == "pipeline" and weights is not None:
         steps.append(lambda batch: labels.apply_class_weights(batch, weights))
     steps.append(batches.without(["seeds"] * (place == "pipeline") + ["id"] * prefetch_to_device))
     stream = batches.make(
         selection, order, start=start, epochs=epochs, drop_remainder=drop_remainder, landmarks=landmarks,
-        deterministic=deterministic, steps=steps, **reading,
+        deterministic=deterministic, steps=steps, compiled=compiled, **reading,
     )  # fmt: skip
     return stream.apply(tf.data.experimental.prefetch_to_device(accelerator)) if accelerator else stream
 

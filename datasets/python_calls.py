@@ -24,18 +24,24 @@ class _Calls:
 
     def __init__(self):
         self._lock, self._running, self._ended, self._longest = threading.Lock(), 0, float("-inf"), 0.0
+        self._own = threading.local()
 
     def run(self, function: Callable, *inputs):
         with self._lock:
             self._running += 1
-        start = time.monotonic()
+        start, self._own.waited = time.monotonic(), 0.0
         try:
             return function(*inputs)
         finally:
             with self._lock:
                 self._running -= 1
                 self._ended = time.monotonic()
-                self._longest = max(self._longest, self._ended - start)
+                self._longest = max(self._longest, self._ended - start - self._own.waited)
+
+    def join(self, thread: threading.Thread) -> None:
+        start = time.monotonic()
+        thread.join()
+        self._own.waited += time.monotonic() - start
 
     def wait(self) -> None:
         """Returns when no call is running and none has come for a while."""
@@ -59,3 +65,8 @@ def call(function: Callable, inputs: Sequence[tf.Tensor], types: tf.DType | Sequ
     batches one after the other, and only when they are asked for.
     """
     return tf.numpy_function(lambda *values: _calls.run(function, *values), inputs, types, stateful=False)
+
+
+def join(thread: threading.Thread) -> None:
+    """Waits, within a call, for a thread to end. How long that takes says nothing about the calls to come."""
+    _calls.join(thread)

@@ -1,5 +1,6 @@
 """Augmentation: each transform against keras-cv's layer, the chain against NumPy, labels against the rule."""
 
+import functools
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import scipy.special
 import tensorflow as tf
 
 from datasets import augmentation, sample_faces
-from datasets.augmentation import AugmentConfig, batch, colour, draws, geometry, mixing, rand_augment
+from datasets.augmentation import AugmentConfig, ahead, batch, colour, draws, geometry, mixing, passes, rand_augment
 from pipeline.errors import UsageError
 
 BATCH, HEIGHT, WIDTH = 6, 40, 48
@@ -219,19 +220,25 @@ def test_nothing_on_changes_nothing(images, seeds):
 
 @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH), (37, 29), (2, 2)])
 def test_one_by_one_is_as_all_at_once(shape):
-    """For a processor and for an accelerator, with a batch size known beforehand and one that is not, of any sides."""
+    """For a processor and for an accelerator, with a batch size known beforehand and one that is not, of any sides; and
+    as a stream has it."""
     images = np.random.default_rng(2).integers(0, 256, (5, *shape, 3)).astype(np.uint8)
-    seeds = np.random.default_rng(3).integers(-1000, 1000, (5, 2)).astype(np.int32)
-    specifications = tf.TensorSpec([None, *shape, 3], tf.uint8), tf.TensorSpec([None, 2], tf.int32)
+    given = {"image": tf.constant(images)}
+    seeds = tf.constant(np.random.default_rng(3).integers(-1000, 1000, (5, 2)), tf.int32)
+    specifications = {"image": tf.TensorSpec([None, *shape, 3], tf.uint8)}, tf.TensorSpec([None, 2], tf.int32)
     results = []
+
+    def augment(transform):
+        return lambda given, seeds: augmentation.augment_batch(given, AugmentConfig(), seeds, transform=transform)
+
     for at_once in (False, True):
-        run = tf.function(
-            lambda image, seeds, at_once=at_once: augmentation.augment_batch(
-                {"image": image}, AugmentConfig(), seeds, at_once=at_once
-            )
-        )
-        results.append(run(tf.constant(images), tf.constant(seeds))["image"])
-        results.append(run.get_concrete_function(*specifications)(tf.constant(images), tf.constant(seeds))["image"])
+        run = tf.function(augment(functools.partial(passes.transform, at_once=at_once)))
+        results.append(run(given, seeds)["image"])
+        results.append(run.get_concrete_function(*specifications)(given, seeds)["image"])
+    for any_count in (False, True):
+        apply = ahead.program((5, *shape, 3), any_count=any_count)
+        stream = tf.data.Dataset.from_tensor_slices(({"image": images}, seeds)).batch(5, drop_remainder=not any_count)
+        results += [given["image"] for given in stream.map(augment(apply))]
     for result in results:
         assert result.dtype == tf.uint8 and result.shape == images.shape
         # Compiled together, a coordinate may differ in its last bit, and with it the rounding.
@@ -426,7 +433,7 @@ def test_rand_augment_equals_keras_cv(images, name):
     uniform = np.random.default_rng(8).uniform(size=(BATCH, rand_augment.DRAWS)).astype(np.float32)
     drawn = rand_augment.draw(tf.constant(uniform), 0.6)
     drawn["transform"] = tf.fill([BATCH], rand_augment.TRANSFORMS.index(name))
-    got = rand_augment.transform(tf.constant(images), drawn)
+    got = rand_augment.apply(tf.constant(images), drawn)
     pixels, by_image = tf.constant(images, tf.float32), lambda key: drawn[key][:, None, None, None]
     column, nothing = lambda key: drawn[key][:, None], tf.zeros([BATCH, 1])
     layer, given = {

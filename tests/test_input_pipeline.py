@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -23,7 +24,8 @@ from faces import convert, dataset_of, picture, write_face
 from benchmarks import input_report
 from benchmarks.input_contenders import Turn
 from benchmarks.input_stream import Start
-from datasets import augmentation, batch_memory, faults, input_pipeline, labels, ordering, preprocessing
+from datasets import augmentation, batch_memory, faults, input_pipeline, labels, ordering, preprocessing, python_calls
+from datasets.augmentation import ahead
 from datasets.input_pipeline import make_eval, make_train
 from datasets.ordering import WINDOW, Order
 from datasets.selection import Selection
@@ -279,8 +281,9 @@ def test_a_cache_reads_each_record_once(many, records_read, cache):
 def test_the_first_batch_that_there_is_is_compiled_ahead(sample_dataset, monkeypatch, given, compiled):
     """Of 84 examples; nothing is compiled for what is refused."""
     asked = []
+    program = ahead.program
     monkeypatch.setattr(
-        "datasets.augmentation.passes.compile_ahead", lambda shape, *, any_count: asked.append((shape, any_count))
+        ahead, "program", lambda shape, **given: asked.append((shape, *given.values())) or program(shape, **given)
     )
     arguments = {"batch_size": 16, "image_size": SIZE, "augment": augmentation.AugmentConfig()} | given
     try:
@@ -288,6 +291,54 @@ def test_the_first_batch_that_there_is_is_compiled_ahead(sample_dataset, monkeyp
     except UsageError:
         assert given.keys() & {"num_threads", "cache", "prefetch_to_device"}
     assert asked == [((count, SIZE, SIZE, 3), any_count) for count, any_count in compiled]
+
+
+def test_only_the_first_batch_is_read_before_the_augmentation_is_compiled(many, records_read, monkeypatch):
+    given = {"augment": augmentation.AugmentConfig(), "image_size": 20}
+    expected = digests(train(many, **given))
+    ahead.program.cache_clear()
+    go, build = threading.Event(), ahead.Program._compile
+    monkeypatch.setattr(ahead.Program, "_compile", lambda *given: go.wait() and build(*given))
+    stream, got = train(many, **given), []
+    records_read.clear()
+    taker = threading.Thread(target=lambda: got.extend(digests(stream)))
+    taker.start()
+    try:
+        for _ in range(100):
+            time.sleep(0.1)
+            if len(records_read) >= BATCH:
+                break
+        time.sleep(0.5)
+        assert len(records_read) == BATCH
+    finally:
+        go.set()
+        taker.join()
+    assert got == expected
+
+
+def test_an_augmentation_that_cannot_be_compiled_is_said_by_the_stream(many, monkeypatch):
+    ahead.program.cache_clear()
+    monkeypatch.setattr(ahead.Program, "_compile", lambda *_: None)
+    stream = train(many, augment=augmentation.AugmentConfig(), image_size=24)
+    made = ahead.program((BATCH, 24, 24, 3), any_count=False)
+
+    def broken(*_):
+        raise tf.errors.InternalError(None, None, "no room for the program")
+
+    monkeypatch.setattr(made, "_function", broken)
+    with pytest.raises(tf.errors.OpError, match="no room for the program"):
+        next(iter(stream))
+
+
+def test_waiting_for_a_thread_does_not_count_as_a_long_call():
+    """At the end of a process five times the longest call is waited."""
+    calls = python_calls._Calls()
+    thread = threading.Thread(target=time.sleep, args=[1.0])
+    thread.start()
+    calls.run(lambda: calls.join(thread))
+    assert not thread.is_alive() and calls._longest < 0.5
+    calls.run(time.sleep, 0.6)
+    assert calls._longest > 0.5
 
 
 _FIRST_BATCH = """

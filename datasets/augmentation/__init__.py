@@ -6,13 +6,15 @@
 Importing this package is cheap; TensorFlow comes with the first call.
 """
 
+from collections.abc import Callable
+
 from datasets.augmentation.config import AugmentConfig
 
 __all__ = ["AugmentConfig", "augment_batch"]
 
 
-def augment_batch(batch: dict, config: AugmentConfig, seeds, *, at_once: bool | None = None) -> dict:
+def augment_batch(batch: dict, config: AugmentConfig, seeds, *, transform: Callable | None = None) -> dict:
     """Augments one batch; see `datasets.augmentation.batch.augment_batch`."""
     from datasets.augmentation import batch as compiled
 
-    return compiled.augment_batch(batch, config, seeds, at_once=at_once)
+    return compiled.augment_batch(batch, config, seeds, transform=transform)

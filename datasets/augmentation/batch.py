@@ -1,6 +1,7 @@
 """What happens to one batch: the transforms of each example, drawn from its seed and applied in order."""
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -16,7 +17,9 @@ DRAWS = (
 _LABELS = ("expression", "expression_probs", "valence", "arousal", "mask")
 
 
-def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor, *, at_once: bool | None = None) -> dict:
+def augment_batch(
+    batch: dict, config: AugmentConfig, seeds: tf.Tensor, *, transform: Callable[..., tf.Tensor] | None = None
+) -> dict:
     """Augments one batch. Every random number is a function of the example's seed and of nothing else.
 
     Flip, rotation, zoom and translation are composed into one bilinear resampling, along with which goes brightness;
@@ -31,12 +34,12 @@ def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor, *, at_on
         zeros. What else is there is passed through.
       config: what to do.
       seeds: int32 [B, 2], one per example.
-      at_once: as `passes.transform` takes it.
+      transform: what resamples and adjusts the images, called as `passes.transform`, which None is.
 
     Returns:
       A dict with the keys of `batch`.
     """
-    images, landmarks = batch["image"], batch.get("landmarks")
+    images, landmarks, transform = batch["image"], batch.get("landmarks"), transform or passes.transform
     height, width = images.shape[1:3]
     numbers = draw(seeds, config)
     uniform = by_name(numbers)
@@ -44,10 +47,10 @@ def augment_batch(batch: dict, config: AugmentConfig, seeds: tf.Tensor, *, at_on
     if config.geometric or config.brightness or config.contrast:
         drawn = draw_face(uniform, config, height, width)
         moved.append(drawn["matrices"])
-        images = passes.transform(images, **drawn, at_once=at_once)
+        images = transform(images, **drawn)
     for drawn in draw_rand_augment(numbers, config):
         moved.append(rand_augment.matrices(drawn, height, width))
-        images = rand_augment.transform(images, drawn, at_once=at_once)
+        images = rand_augment.apply(images, drawn, transform)
     if config.cutout:
         images = cut_out(images, draw_cutout(uniform, config.cutout, height, width))
     augmented = dict(batch)

@@ -17,6 +17,12 @@ def low(words: tf.Tensor, bits: int) -> tf.Tensor:
     return words & tf.constant((1 << bits) - 1, words.dtype)
 
 
+def part(words: tf.Tensor, first: int, count: int, used: int) -> tf.Tensor:
+    """`count` bits from number `first` on, of words of which only the lowest `used` bits are not 0."""
+    words = shifted(words, -first)
+    return low(words, count) if first + count < used else words
+
+
 def to_float(words: tf.Tensor) -> tf.Tensor:
     """float32 of uint32 below 2**31; a cast of unsigned numbers takes several operations."""
     return tf.cast(tf.bitcast(words, tf.int32), tf.float32)

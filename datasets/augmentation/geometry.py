@@ -160,8 +160,10 @@ def coordinates(
     )
     places = bits.shifted(down, -FRACTION_BITS) * width + bits.shifted(right, -FRACTION_BITS)
     fractions = bits.low(right, FRACTION_BITS) | bits.shifted(bits.low(down, FRACTION_BITS), FRACTION_BITS)
-    before = tf.range(tf.shape(matrices)[0])[:, None, None] * (height * width)
-    return places + tf.cast(before, tf.uint32), fractions
+    if matrices.shape[0] != 1:
+        before = tf.range(tf.shape(matrices)[0])[:, None, None] * (height * width)
+        places += tf.cast(before, tf.uint32)
+    return places, fractions
 
 
 def _fixed(row: tf.Tensor, x: tf.Tensor, y: tf.Tensor, sides: tuple[int, int], axis: int) -> tf.Tensor:
@@ -204,9 +206,9 @@ def resample(pixels: tf.Tensor, places: tf.Tensor, fractions: tf.Tensor, deltas:
     )
     both = right * down
     weights = (1 - right - (down - both), right - both, down - both, both)
-    levels, deltas = [], 4 * deltas[:, None, None]
+    levels, deltas = [], tf.reshape(4 * deltas, [-1, 1, 1])
     for channel in range(3):
-        values = (bits.to_float(bits.low(bits.shifted(pixel, -8 * channel), 8)) for pixel in neighbours)
+        values = (bits.to_float(bits.part(pixel, 8 * channel, 8, 24)) for pixel in neighbours)
         mean = sum(value * weight for value, weight in zip(values, weights))
         quarters = tf.clip_by_value(4 * mean + deltas, 0.0, 1020.0)
         levels.append(bits.shifted(bits.to_whole(quarters, LEVEL_BITS), LEVEL_BITS * channel))

@@ -91,7 +91,7 @@ class RandAugment(SeededAugmentation):
     def augment_images(self, images, transformations, **kwargs):
         images = _to_uint8(images)
         for drawn in transformations:
-            images = rand_augment.transform(images, drawn)
+            images = rand_augment.apply(images, drawn)
         return tf.cast(images, tf.float32)
 
     def augment_keypoints(self, keypoints, transformations, **kwargs):

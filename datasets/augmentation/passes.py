@@ -11,9 +11,7 @@ compiler makes fast code of (what it makes is seen with XLA_FLAGS=--xla_dump_to=
   one of them, so the counters run on from face to face, and say which face it is.
 """
 
-import contextlib
 import functools
-import threading
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -44,37 +42,15 @@ def transform(
         at_once = any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
     if at_once:
         return colour.contrast(geometry.warp(images, matrices, deltas), factors)
-    return _one_by_one(images, matrices, deltas, factors)
-
-
-@functools.cache
-def compile_ahead(shape: tuple[int, int, int, int], *, any_count: bool) -> None:
-    """Has `transform`, one face after the other, compiled beside what else is to be done before the first batch.
-
-    Once for the same arguments. The thread that does it ends with that; a process that ends before waits for it.
-    Nothing is said of what goes wrong in the thread: it goes wrong again where the batch is made.
-
-    Args:
-      shape: of the first batch of images, (B, H, W, 3).
-      any_count: whether B is unknown when the stream is traced.
-    """
-    count, height, width, _ = shape
-    given = [([height, width, 3], tf.uint8), ([3, 3], tf.float32), ([], tf.float32), ([], tf.float32)]
-    specs = [tf.TensorSpec([None if any_count else count, *rest], dtype) for rest, dtype in given]
-    # From within a function: called by itself it would get another name in the cache of what is compiled. Traced here,
-    # because two threads that trace keep each other from it.
-    function = tf.function(lambda *given: _one_by_one(*given), autograph=False).get_concrete_function(*specs)
-
-    def run() -> None:
-        with contextlib.suppress(tf.errors.OpError), tf.device("CPU"):
-            function(*(tf.zeros([count, *rest], dtype) for rest, dtype in given))
-
-    threading.Thread(target=run, name="compile_ahead").start()
+    return one_by_one(images, matrices, deltas, factors, tf.shape(images)[0])
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _one_by_one(images: tf.Tensor, matrices: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
-    count, (height, width) = tf.shape(images)[0], images.shape[1:3]
+def one_by_one(
+    images: tf.Tensor, matrices: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor, faces: tf.Tensor
+) -> tf.Tensor:
+    """What `transform` makes of the first `faces` (int32) images; the others become black."""
+    height, width = images.shape[1:3]
     strips = next(number for number in range(2, height + 1) if height % number == 0)
     rows = height // strips
 
@@ -84,11 +60,10 @@ def _one_by_one(images: tf.Tensor, matrices: tf.Tensor, deltas: tf.Tensor, facto
     def part(array: tf.TensorArray, strip: tf.Tensor) -> tf.Tensor:
         return tf.slice(whole(array), [0, strip * rows, 0], [1, rows, width])
 
-    def words(_, face: tf.Tensor, strip: tf.Tensor) -> Sequence[tf.Tensor]:
-        return [geometry.words(tf.slice(images, [face, strip * rows, 0, 0], [1, rows, width, 3]))]
-
-    def coordinates(_, face: tf.Tensor, strip: tf.Tensor) -> Sequence[tf.Tensor]:
-        return geometry.coordinates(_row(matrices, face), height, width, strip * rows, rows)
+    def prepare(_, face: tf.Tensor, strip: tf.Tensor) -> Sequence[tf.Tensor]:
+        strip_of_face = tf.slice(images, [face, strip * rows, 0, 0], [1, rows, width, 3])
+        where = geometry.coordinates(_row(matrices, face), height, width, strip * rows, rows)
+        return [geometry.words(strip_of_face), *where]
 
     def resample(arrays: dict, face: tf.Tensor, strip: tf.Tensor) -> Sequence[tf.Tensor]:
         pixels, where = tf.reshape(arrays["pixels"].stack(), [-1]), (arrays["places"], arrays["fractions"])
@@ -103,26 +78,26 @@ def _one_by_one(images: tf.Tensor, matrices: tf.Tensor, deltas: tf.Tensor, facto
 
     # Each with the arrays that it fills, and in how many parts.
     steps = (
-        (words, ["pixels"], strips),
-        (coordinates, ["places", "fractions"], strips),
+        (prepare, ["pixels", "places", "fractions"], strips),
         (resample, ["moved"], strips),
         (mean, ["means"], 3),
         (adjust, ["adjusted"], strips),
     )
 
-    def transform_one(face: tf.Tensor, faces: tf.TensorArray, counters: list, arrays: dict) -> tuple:
+    def transform_one(face: tf.Tensor, done: tf.TensorArray, counters: list, arrays: dict) -> tuple:
         counters, arrays = list(counters), dict(arrays)
         for number, (step, names, parts) in enumerate(steps):
             filled = [arrays[name] for name in names]
             make = functools.partial(step, arrays)
             counters[number], filled = _fill(filled, make, parts, face, counters[number])
             arrays.update(zip(names, filled))
-        return face + 1, faces.write(face, colour.to_uint8(whole(arrays["adjusted"]))[0]), counters, arrays
+        adjusted = tf.reshape(arrays["adjusted"].stack(), [height, width])
+        return face + 1, done.write(face, colour.to_uint8(adjusted)), counters, arrays
 
     arrays = {name: _array(strips, 1, rows, width) for name in ("places", "fractions", "moved", "adjusted")}
     arrays |= {"pixels": _array(strips, rows * width), "means": _array(3, 1, dtype=tf.float32)}
-    first = (0, _array(count, height, width, 3, dtype=tf.uint8), [0] * len(steps), arrays)
-    return tf.while_loop(lambda face, *_: face < count, transform_one, first)[1].stack()
+    first = (0, _array(tf.shape(images)[0], height, width, 3, dtype=tf.uint8), [0] * len(steps), arrays)
+    return tf.while_loop(lambda face, *_: face < faces, transform_one, first)[1].stack()
 
 
 def _fill(
@@ -143,4 +118,4 @@ def _array(parts: int | tf.Tensor, *shape: int, dtype: tf.DType = tf.uint32) -> 
 
 
 def _row(column: tf.Tensor, face: tf.Tensor) -> tf.Tensor:
-    return column[face, tf.newaxis]
+    return tf.slice(column, [face, *[0] * (column.shape.rank - 1)], [1, *column.shape[1:]])

@@ -7,6 +7,8 @@ Between transforms values are rounded to uint8.
 Source: Cubuk et al., RandAugment (https://arxiv.org/abs/1909.13719); keras_cv.layers.RandAugment.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from datasets.augmentation import draws, geometry, passes
@@ -60,11 +62,13 @@ def matrices(drawn: dict[str, tf.Tensor], height: int, width: int) -> tf.Tensor:
     return geometry.compose(sheared, shifted)
 
 
-def transform(images: tf.Tensor, drawn: dict[str, tf.Tensor], *, at_once: bool | None = None) -> tf.Tensor:
-    """Applies one transform to each image, uint8 [B, H, W, 3]; `at_once` as for `passes.transform`."""
+def apply(
+    images: tf.Tensor, drawn: dict[str, tf.Tensor], transform: Callable[..., tf.Tensor] = passes.transform
+) -> tf.Tensor:
+    """Applies one of TRANSFORMS to each image, uint8 [B, H, W, 3]; `transform` as for `batch.augment_batch`."""
     nothing = tf.zeros_like(drawn["shift"])
     where = matrices(drawn, *images.shape[1:3])
-    return passes.transform(_recolour(images, drawn), where, nothing, nothing + 1, at_once=at_once)
+    return transform(_recolour(images, drawn), where, nothing, nothing + 1)
 
 
 def _chosen(drawn: dict[str, tf.Tensor], name: str) -> tf.Tensor:

@@ -1,0 +1,64 @@
+"""`passes.transform` for streams of tf.data, compiled beside what else their first batch needs."""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from datasets import python_calls
+from datasets.augmentation import passes
+
+
+class Program:
+    """One face after the other, on the processor.
+
+    The thread that compiles it ends with that; a process that ends before waits for it. Nothing is said of what goes
+    wrong in the thread: it goes wrong again where a batch is made.
+
+    A stream calls the program through Python. Were it in the graph of the stream, TensorFlow would copy its hundreds of
+    operations many times over and optimise them whenever an iterator is made, which then takes four times as long.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int], *, any_count: bool):
+        """Traces, and starts the thread.
+
+        Args:
+          shape: of the first batch of images, (B, H, W, 3).
+          any_count: whether other batches may have another B.
+        """
+        count, height, width, _ = shape
+        given = [([height, width, 3], tf.uint8), ([3, 3], tf.float32), ([], tf.float32), ([], tf.float32)]
+        specs = [tf.TensorSpec([None if any_count else count, *rest], dtype) for rest, dtype in given]
+        # Here and not on the thread, because two threads that trace keep each other from it.
+        self._function = passes.one_by_one.get_concrete_function(*specs, tf.TensorSpec([], tf.int32))
+        self._thread = threading.Thread(target=self._compile, args=[count, given], name="compile_ahead")
+        self._thread.start()
+
+    def __call__(self, images: tf.Tensor, matrices: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+        """As `passes.transform`, within a stream."""
+        made = python_calls.call(self._run, [images, matrices, deltas, factors], tf.uint8)
+        return tf.ensure_shape(made, images.shape)
+
+    def wait(self) -> None:
+        """Returns when it is compiled. To be called within a `python_calls.call`."""
+        python_calls.join(self._thread)
+
+    def _compile(self, count: int, given: Sequence[tuple[list[int], tf.DType]]) -> None:
+        with contextlib.suppress(tf.errors.OpError), tf.device("CPU"):
+            self._function(*(tf.zeros([count, *rest], dtype) for rest, dtype in given), tf.constant(0))
+
+    def _run(self, *arrays: np.ndarray) -> np.ndarray:
+        self.wait()
+        with tf.device("CPU"):
+            # Neither what is given nor what is returned is copied.
+            given = [tf.experimental.dlpack.from_dlpack(array.__dlpack__()) for array in arrays]
+            return np.asarray(self._function(*given, tf.constant(len(arrays[0]))))
+
+
+@functools.cache
+def program(shape: tuple[int, int, int, int], *, any_count: bool) -> Program:
+    """The one Program of these arguments."""
+    return Program(shape, any_count=any_count)
