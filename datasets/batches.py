@@ -1,8 +1,8 @@
 """Rows of a selection to batches: what is read, decoded and done to them, as one graph of tf.data.
 
 Python runs twice per batch: to draw its rows, and to read them, when it also decodes JPEGs that have `image_size`
-already (with cache="decoded" to draw rows and to copy them). Through it the compiled augmentation is called too
-(`datasets.augmentation.ahead`); all else is TensorFlow's. Windows of 1,024 records are announced to the system, which
+already (with cache="decoded" to draw rows and to copy them); and it calls the compiled augmentation, if there is one
+(`datasets.augmentation.ahead`). All else is TensorFlow's. Windows of 1,024 records are announced to the system, which
 reads them ahead.
 """
 
@@ -42,8 +42,8 @@ def make(
     """The part of `order` from `start` on, in batches that went through `steps`.
 
     The other arguments are those of `input_pipeline.make_train`, checked there; `threads` is its `num_threads`. `cache`
-    is not "auto" any more, nor `threads` None. Before the second batch is read `compiled` is called, which
-    waits for what the first one needs too: to read ahead would hold that up.
+    is not "auto" any more, nor `threads` None. Before the second batch is read `compiled` is called, which waits for
+    what the first one needs too: to read ahead would hold that up. (Not of one thread, which the first batch needs.)
     """
     if cache == "encoded":
         selection.keep_records()
@@ -54,7 +54,7 @@ def make(
     count = batch_size if drop_remainder else None
 
     def draw(number: np.int64) -> tuple[np.ndarray, np.ndarray]:
-        if compiled and number == 1:
+        if compiled and number == 1 and threads > 1:
             compiled()
         here, there = (min(first + (int(number) + after) * batch_size, stop) for after in (0, 1))
         if cache != "decoded":

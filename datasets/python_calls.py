@@ -19,12 +19,18 @@ _QUIET, _QUIET_CALLS = 0.2, 5
 _LONGEST = 60
 
 
+class _Own(threading.local):
+    """Of each thread: how long its call has waited so far, in seconds."""
+
+    waited = 0.0
+
+
 class _Calls:
     """What is running, when the last call ended, and how long the longest took."""
 
     def __init__(self):
         self._lock, self._running, self._ended, self._longest = threading.Lock(), 0, float("-inf"), 0.0
-        self._own = threading.local()
+        self._own = _Own()
 
     def run(self, function: Callable, *inputs):
         with self._lock:

@@ -246,6 +246,18 @@ def test_one_by_one_is_as_all_at_once(shape):
         assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
 
 
+def test_a_stream_may_give_arrays_that_lie_anywhere():
+    """XLA reads and writes 64 aligned bytes at a time."""
+    program = ahead.program((2, HEIGHT, WIDTH, 3), any_count=False)
+    memory = np.random.default_rng(2).integers(0, 256, 2 * HEIGHT * WIDTH * 3 + 64).astype(np.uint8)
+    where, none = np.stack([np.eye(3, dtype=np.float32)] * 2), np.zeros(2, np.float32)
+    for offset in (0, 1, 16):
+        for writeable in (True, False):
+            images = memory[offset:][: 2 * HEIGHT * WIDTH * 3].reshape(2, HEIGHT, WIDTH, 3)
+            images.flags.writeable = writeable
+            np.testing.assert_array_equal(program._run(images, where, none, none + 1), images)
+
+
 def labelled(images, masks=None) -> dict:
     rng = np.random.default_rng(5)
     masks = np.ones((3, len(images))) if masks is None else np.array(masks)

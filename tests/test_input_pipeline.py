@@ -29,7 +29,7 @@ from datasets.augmentation import ahead
 from datasets.input_pipeline import make_eval, make_train
 from datasets.ordering import WINDOW, Order
 from datasets.selection import Selection
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import DataError, EnvironmentFault, UsageError
 from pipeline.records import EXPRESSIONS
 
 SIZE = 32
@@ -294,7 +294,7 @@ def test_the_first_batch_that_there_is_is_compiled_ahead(sample_dataset, monkeyp
 
 
 def test_only_the_first_batch_is_read_before_the_augmentation_is_compiled(many, records_read, monkeypatch):
-    given = {"augment": augmentation.AugmentConfig(), "image_size": 20}
+    given = {"augment": augmentation.AugmentConfig(), "image_size": 20, "num_threads": 2}
     expected = digests(train(many, **given))
     ahead.program.cache_clear()
     go, build = threading.Event(), ahead.Program._compile
@@ -304,7 +304,7 @@ def test_only_the_first_batch_is_read_before_the_augmentation_is_compiled(many, 
     taker = threading.Thread(target=lambda: got.extend(digests(stream)))
     taker.start()
     try:
-        for _ in range(100):
+        for _ in range(600):
             time.sleep(0.1)
             if len(records_read) >= BATCH:
                 break
@@ -312,22 +312,29 @@ def test_only_the_first_batch_is_read_before_the_augmentation_is_compiled(many, 
         assert len(records_read) == BATCH
     finally:
         go.set()
-        taker.join()
+        taker.join(60)
     assert got == expected
 
 
-def test_an_augmentation_that_cannot_be_compiled_is_said_by_the_stream(many, monkeypatch):
+@pytest.mark.parametrize(
+    ("raised", "said", "text"),
+    [
+        (tf.errors.InternalError, tf.errors.OpError, "no such instruction"),
+        (tf.errors.ResourceExhaustedError, EnvironmentFault, "no memory is left"),
+    ],
+)
+def test_an_augmentation_that_cannot_be_compiled_is_said_by_the_stream(many, monkeypatch, raised, said, text):
     ahead.program.cache_clear()
     monkeypatch.setattr(ahead.Program, "_compile", lambda *_: None)
     stream = train(many, augment=augmentation.AugmentConfig(), image_size=24)
-    made = ahead.program((BATCH, 24, 24, 3), any_count=False)
 
     def broken(*_):
-        raise tf.errors.InternalError(None, None, "no room for the program")
+        raise raised(None, None, "no such instruction")
 
-    monkeypatch.setattr(made, "_function", broken)
-    with pytest.raises(tf.errors.OpError, match="no room for the program"):
+    monkeypatch.setattr(ahead.program((BATCH, 24, 24, 3), any_count=False), "_function", broken)
+    with pytest.raises(said, match=text), faults.explained():
         next(iter(stream))
+    ahead.program.cache_clear()
 
 
 def test_waiting_for_a_thread_does_not_count_as_a_long_call():

@@ -52,13 +52,21 @@ class Program:
 
     def _run(self, *arrays: np.ndarray) -> np.ndarray:
         self.wait()
-        with tf.device("CPU"):
-            # Neither what is given nor what is returned is copied.
-            given = [tf.experimental.dlpack.from_dlpack(array.__dlpack__()) for array in arrays]
-            return np.asarray(self._function(*given, tf.constant(len(arrays[0]))))
+        try:
+            with tf.device("CPU"):
+                return np.asarray(self._function(*map(_tensor, arrays), tf.constant(len(arrays[0]))))
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError(error.message) from error  # which the stream raises as the former again
 
 
 @functools.cache
 def program(shape: tuple[int, int, int, int], *, any_count: bool) -> Program:
-    """The one Program of these arguments."""
+    """A Program, and the same again for the same arguments (threads that ask at the same time may get two)."""
     return Program(shape, any_count=any_count)
+
+
+def _tensor(array: np.ndarray) -> tf.Tensor:
+    """The array as a tensor; not a copy where it lies as XLA needs it, as what comes from a stream does."""
+    if array.flags.writeable and array.flags.c_contiguous and array.ctypes.data % 64 == 0:
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    return tf.constant(array)
