@@ -109,7 +109,7 @@ def make_train(
     if balance == "resample" and not shuffle:
         raise UsageError("balance='resample' chooses and repeats examples: it needs shuffle=True")
     _check_range("seed", seed, 0, 2**63 - 1)
-    _check_range("batch_size", batch_size, 1, MAX_BATCH_SIZE)
+    _check_sizes(batch_size, image_size)
     if not max_class_weight > 0:
         raise UsageError(f"max_class_weight is {max_class_weight}; it must be above 0")
     _check_range("epochs", 1 if epochs is None else epochs, 1, 2**31)
@@ -175,6 +175,7 @@ def make_eval(
     Arguments and errors are those of `make_train`; the hosts' parts together are the whole split. `dataset` may also be
     a Selection, which is a split already.
     """
+    _check_sizes(batch_size, image_size)
     selection = dataset if isinstance(dataset, Selection) else Selection(dataset, split, data_dir)
     selection.check_labels(heads)
     first, length = _part(selection.count, host_index, host_count, equal=False)
@@ -185,12 +186,15 @@ def make_eval(
     )  # fmt: skip
 
 
+def _check_sizes(batch_size: int, image_size: int) -> None:
+    _check_range("batch_size", batch_size, 1, MAX_BATCH_SIZE)
+    _check_range("image_size", image_size, 1, MAX_IMAGE_SIZE)
+
+
 def _checked_reading(
     selection: Selection, batch_size: int, image_size: int, cache: str, num_threads: int | None
 ) -> dict:
-    """Checks these arguments and settles cache="auto" and num_threads=None; the result is for `batches.make`."""
-    _check_range("batch_size", batch_size, 1, MAX_BATCH_SIZE)
-    _check_range("image_size", image_size, 1, MAX_IMAGE_SIZE)
+    """Checks and settles cache="auto" and num_threads=None; the result is for `batches.make`."""
     threads = len(os.sched_getaffinity(0)) if num_threads is None else num_threads
     _check_range("num_threads", threads, 1, 2**10)
     cache = _choose_cache(cache, selection, image_size)
