@@ -143,7 +143,7 @@ def make_train(
         if augment.resamples and not tf.config.functions_run_eagerly():  # then nothing is compiled
             ends = math.inf if epochs is None else epochs * length
             first_batch = min(batch_size, ends - start[0] * length - start[1])
-            transform = ahead.program((first_batch, image_size, image_size, 3), any_count=not drop_remainder)
+            transform = ahead.program((first_batch, image_size, image_size, 3))
             compiled = transform.wait
         steps.append(lambda batch: augmentation.augment_batch(batch, augment, batch["seeds"], transform=transform))
     if place == "pipeline" and weights is not None:

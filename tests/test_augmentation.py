@@ -235,9 +235,9 @@ def test_one_by_one_is_as_all_at_once(shape):
         run = tf.function(augment(functools.partial(passes.transform, at_once=at_once)))
         results.append(run(given, seeds)["image"])
         results.append(run.get_concrete_function(*specifications)(given, seeds)["image"])
-    for any_count in (False, True):
-        apply = ahead.program((5, *shape, 3), any_count=any_count)
-        stream = tf.data.Dataset.from_tensor_slices(({"image": images}, seeds)).batch(5, drop_remainder=not any_count)
+    apply = ahead.program((5, *shape, 3))
+    for known in (False, True):
+        stream = tf.data.Dataset.from_tensor_slices(({"image": images}, seeds)).batch(5, drop_remainder=known)
         results += [given["image"] for given in stream.map(augment(apply))]
     for result in results:
         assert result.dtype == tf.uint8 and result.shape == images.shape
@@ -248,7 +248,7 @@ def test_one_by_one_is_as_all_at_once(shape):
 
 def test_a_stream_may_give_arrays_that_lie_anywhere():
     """XLA reads and writes 64 aligned bytes at a time."""
-    program = ahead.program((2, HEIGHT, WIDTH, 3), any_count=False)
+    program = ahead.program((2, HEIGHT, WIDTH, 3))
     memory = np.random.default_rng(2).integers(0, 256, 2 * HEIGHT * WIDTH * 3 + 64).astype(np.uint8)
     where, none = np.stack([np.eye(3, dtype=np.float32)] * 2), np.zeros(2, np.float32)
     for offset in (0, 1, 16):

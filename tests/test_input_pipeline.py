@@ -25,7 +25,7 @@ from benchmarks import input_report
 from benchmarks.input_contenders import Turn
 from benchmarks.input_stream import Start
 from datasets import augmentation, batch_memory, faults, input_pipeline, labels, ordering, preprocessing, python_calls
-from datasets.augmentation import ahead
+from datasets.augmentation import ahead, passes
 from datasets.input_pipeline import make_eval, make_train
 from datasets.ordering import WINDOW, Order
 from datasets.selection import Selection
@@ -267,10 +267,10 @@ def test_a_cache_reads_each_record_once(many, records_read, cache):
 @pytest.mark.parametrize(
     ("given", "compiled"),
     [
-        ({}, [(16, False)]),
-        ({"drop_remainder": False, "epochs": 1, "start": (0, 80)}, [(4, True)]),
-        ({"drop_remainder": False, "epochs": 2, "start": (0, 80)}, [(16, True)]),
-        ({"drop_remainder": False, "epochs": 1, "start": (0, 40), "host_count": 2, "host_index": 1}, [(2, True)]),
+        ({}, [16]),
+        ({"drop_remainder": False, "epochs": 1, "start": (0, 80)}, [4]),
+        ({"drop_remainder": False, "epochs": 2, "start": (0, 80)}, [16]),
+        ({"drop_remainder": False, "epochs": 1, "start": (0, 40), "host_count": 2, "host_index": 1}, [2]),
         ({"place": "device"}, []),
         ({"augment": MIXING}, []),
         ({"num_threads": 0}, []),
@@ -282,15 +282,13 @@ def test_the_first_batch_that_there_is_is_compiled_ahead(sample_dataset, monkeyp
     """Of 84 examples; nothing is compiled for what is refused."""
     asked = []
     program = ahead.program
-    monkeypatch.setattr(
-        ahead, "program", lambda shape, **given: asked.append((shape, *given.values())) or program(shape, **given)
-    )
+    monkeypatch.setattr(ahead, "program", lambda shape: asked.append(shape) or program(shape))
     arguments = {"batch_size": 16, "image_size": SIZE, "augment": augmentation.AugmentConfig()} | given
     try:
         make_train(str(sample_dataset), "train[:84]", **arguments)
     except UsageError:
         assert given.keys() & {"num_threads", "cache", "prefetch_to_device"}
-    assert asked == [((count, SIZE, SIZE, 3), any_count) for count, any_count in compiled]
+    assert asked == [(count, SIZE, SIZE, 3) for count in compiled]
 
 
 def test_only_the_first_batch_is_read_before_the_augmentation_is_compiled(many, records_read, monkeypatch):
@@ -331,7 +329,7 @@ def test_an_augmentation_that_cannot_be_compiled_is_said_by_the_stream(many, mon
     def broken(*_):
         raise raised(None, None, "no such instruction")
 
-    monkeypatch.setattr(ahead.program((BATCH, 24, 24, 3), any_count=False), "_function", broken)
+    monkeypatch.setattr(passes, "one_by_one", broken)
     with pytest.raises(said, match=text), faults.explained():
         next(iter(stream))
     ahead.program.cache_clear()

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import threading
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -18,27 +17,17 @@ class Program:
     The thread that compiles it ends with that; a process that ends before waits for it. Nothing is said of what goes
     wrong in the thread: it goes wrong again where a batch is made.
 
-    A stream calls the program through Python. Were it in the graph of the stream, TensorFlow would copy its hundreds of
-    operations many times over and optimise them whenever an iterator is made, which then takes four times as long.
+    A stream calls the program through Python. Were it in the graph of the stream, TensorFlow would copy and optimise it
+    whenever an iterator is made.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int], *, any_count: bool):
-        """Traces, and starts the thread.
-
-        Args:
-          shape: of the first batch of images, (B, H, W, 3).
-          any_count: whether other batches may have another B.
-        """
-        count, height, width, _ = shape
-        given = [([height, width, 3], tf.uint8), ([3, 3], tf.float32), ([], tf.float32), ([], tf.float32)]
-        specs = [tf.TensorSpec([None if any_count else count, *rest], dtype) for rest, dtype in given]
-        # Here and not on the thread, because two threads that trace keep each other from it.
-        self._function = passes.one_by_one.get_concrete_function(*specs, tf.TensorSpec([], tf.int32))
-        self._thread = threading.Thread(target=self._compile, args=[count, given], name="compile_ahead")
+    def __init__(self, shape: tuple[int, int, int, int]):
+        """Starts the thread, which compiles for a batch of images of this shape, (B, H, W, 3)."""
+        self._thread = threading.Thread(target=self._compile, args=[shape], name="compile_ahead")
         self._thread.start()
 
     def __call__(self, images: tf.Tensor, matrices: tf.Tensor, deltas: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
-        """As `passes.transform`, within a stream."""
+        """As `passes.transform`, within a stream. With another number of images it is compiled when that comes."""
         made = python_calls.call(self._run, [images, matrices, deltas, factors], tf.uint8)
         return tf.ensure_shape(made, images.shape)
 
@@ -46,23 +35,24 @@ class Program:
         """Returns when it is compiled. To be called within a `python_calls.call`."""
         python_calls.join(self._thread)
 
-    def _compile(self, count: int, given: Sequence[tuple[list[int], tf.DType]]) -> None:
+    def _compile(self, shape: tuple[int, int, int, int]) -> None:
+        given = [(shape, tf.uint8), ([shape[0], 3, 3], tf.float32), *[(shape[:1], tf.float32)] * 2]
         with contextlib.suppress(tf.errors.OpError), tf.device("CPU"):
-            self._function(*(tf.zeros([count, *rest], dtype) for rest, dtype in given), tf.constant(0))
+            passes.one_by_one(*(tf.zeros(*one) for one in given), tf.constant(0))
 
     def _run(self, *arrays: np.ndarray) -> np.ndarray:
         self.wait()
         try:
             with tf.device("CPU"):
-                return np.asarray(self._function(*map(_tensor, arrays), tf.constant(len(arrays[0]))))
+                return np.asarray(passes.one_by_one(*map(_tensor, arrays), tf.constant(len(arrays[0]))))
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(error.message) from error  # which the stream raises as the former again
 
 
 @functools.cache
-def program(shape: tuple[int, int, int, int], *, any_count: bool) -> Program:
-    """A Program, and the same again for the same arguments (threads that ask at the same time may get two)."""
-    return Program(shape, any_count=any_count)
+def program(shape: tuple[int, int, int, int]) -> Program:
+    """A Program, and the same again for the same shape (threads that ask at the same time may get two)."""
+    return Program(shape)
 
 
 def _tensor(array: np.ndarray) -> tf.Tensor:

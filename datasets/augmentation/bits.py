@@ -2,19 +2,21 @@
 
 import tensorflow as tf
 
+from datasets.augmentation import ops
+
 #: A number below it that is added to it is rounded to a whole one (a half to the even) in the lowest bits of the float.
 _WHOLE = 2.0**23
 
 
 def shifted(words: tf.Tensor, bits: int) -> tf.Tensor:
     """To the left; to the right where `bits` is negative."""
-    shift = tf.bitwise.left_shift if bits > 0 else tf.bitwise.right_shift
-    return shift(words, tf.constant(abs(bits), words.dtype)) if bits else words
+    shift = ops.left_shift if bits > 0 else ops.right_shift
+    return shift(words, abs(bits)) if bits else words
 
 
 def low(words: tf.Tensor, bits: int) -> tf.Tensor:
     """The lowest bits."""
-    return words & tf.constant((1 << bits) - 1, words.dtype)
+    return words & ((1 << bits) - 1)
 
 
 def part(words: tf.Tensor, first: int, count: int, used: int) -> tf.Tensor:
@@ -25,9 +27,9 @@ def part(words: tf.Tensor, first: int, count: int, used: int) -> tf.Tensor:
 
 def to_float(words: tf.Tensor) -> tf.Tensor:
     """float32 of uint32 below 2**31; a cast of unsigned numbers takes several operations."""
-    return tf.cast(tf.bitcast(words, tf.int32), tf.float32)
+    return ops.cast(ops.bitcast(words, tf.int32), tf.float32)
 
 
 def to_whole(values: tf.Tensor, bits: int) -> tf.Tensor:
     """uint32 of float32 from 0 to 2**bits - 1, at most 23 bits, rounded; a cast looks for infinity and NaN too."""
-    return low(tf.bitcast(values + _WHOLE, tf.uint32), bits)
+    return low(ops.bitcast(values + _WHOLE, tf.uint32), bits)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from datasets.augmentation import bits
+from datasets.augmentation import bits, ops
 from pipeline.errors import UsageError
 from pipeline.records import LANDMARKS
 
@@ -134,29 +134,27 @@ def check_sides(height: int, width: int) -> None:
 
 def words(images: tf.Tensor) -> tf.Tensor:
     """Each pixel of uint8 [B, H, W, 3] as one word, uint32 [B * H * W]."""
-    return tf.reshape(tf.bitcast(tf.pad(images, [[0, 0], [0, 0], [0, 0], [0, 1]]), tf.uint32), [-1])
+    return ops.reshape(ops.bitcast(ops.pad(images, [[0, 0], [0, 0], [0, 0], [0, 1]]), tf.uint32), [-1])
 
 
 def coordinates(
-    matrices: tf.Tensor, height: int, width: int, first: tf.Tensor | int = 0, rows: int | None = None
+    matrices: tf.Tensor, height: int, width: int, rows: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Where each pixel of the output lies in the input.
 
     Args:
       matrices: float32 [B, 3, 3].
       height, width: of the images.
-      first, rows: those of the output that are wanted; None is all.
+      rows: those of the output that are wanted, a part of `from_centre(height)`, float32 [1, rows, 1]; None is all.
 
     Returns:
       uint32 [B, rows, W], the number of the upper left of its four neighbours among all pixels of the batch, and
       uint32 [B, rows, W], how far it is from there: FRACTION_BITS to the right, and above them FRACTION_BITS down.
     """
-    # From the centre: XLA would make 0, 1, 2 … anew in 64 bits, which the processor turns into floats one by one.
-    x, y = (np.arange(side) - (side - 1) / 2 for side in (width, height))
-    x, y = tf.constant(x[None, None, :], tf.float32), tf.constant(y[None, :, None], tf.float32)
-    y = tf.slice(y, [0, first, 0], [1, height if rows is None else rows, 1])
+    y = from_centre(height) if rows is None else rows
     right, down = (
-        _fixed(row, x, y, (width, height), axis) for axis, row in enumerate(tf.unstack(matrices, axis=1)[:2])
+        _fixed(row, from_centre(width)[:, None, :, 0], y, (width, height), axis)
+        for axis, row in enumerate(ops.unstack(matrices, axis=1)[:2])
     )
     places = bits.shifted(down, -FRACTION_BITS) * width + bits.shifted(right, -FRACTION_BITS)
     fractions = bits.low(right, FRACTION_BITS) | bits.shifted(bits.low(down, FRACTION_BITS), FRACTION_BITS)
@@ -164,6 +162,14 @@ def coordinates(
         before = tf.range(tf.shape(matrices)[0])[:, None, None] * (height * width)
         places += tf.cast(before, tf.uint32)
     return places, fractions
+
+
+def from_centre(side: int) -> np.ndarray:
+    """The pixels along a side, counted from its middle, float32 [1, side, 1].
+
+    An array, because XLA would make 0, 1, 2 … anew in 64 bits, which the processor turns into floats one by one.
+    """
+    return (np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2))[None, :, None]
 
 
 def _fixed(row: tf.Tensor, x: tf.Tensor, y: tf.Tensor, sides: tuple[int, int], axis: int) -> tf.Tensor:
@@ -175,13 +181,13 @@ def _fixed(row: tf.Tensor, x: tf.Tensor, y: tf.Tensor, sides: tuple[int, int], a
       sides: width and height of the image in pixels.
       axis: which of the two the coordinate runs along.
     """
-    by_x, by_y, start = tf.unstack(row[:, :, None, None], axis=1)
+    by_x, by_y, start = ops.unstack(row[:, :, None, None], axis=1)
     middle = start + by_x * ((sides[0] - 1) / 2) + by_y * ((sides[1] - 1) / 2)
     # From the outer edge of the first pixel, in periods of the reflection.
     by_x, by_y, middle = (value / (2 * sides[axis]) for value in (by_x, by_y, middle + 0.5))
     periods = by_x * x + (by_y * y + middle)
-    inside = tf.abs(periods - tf.round(periods)) * (2 * sides[axis]) - 0.5
-    return bits.to_whole(tf.clip_by_value(inside * _ONE, 0.0, (sides[axis] - 1) * _ONE - 1), 23)
+    inside = ops.absolute(periods - ops.rounded(periods)) * (2 * sides[axis]) - 0.5
+    return bits.to_whole(ops.clip_by_value(inside * _ONE, 0.0, (sides[axis] - 1) * _ONE - 1), 23)
 
 
 def resample(pixels: tf.Tensor, places: tf.Tensor, fractions: tf.Tensor, deltas: tf.Tensor) -> tf.Tensor:
@@ -197,19 +203,20 @@ def resample(pixels: tf.Tensor, places: tf.Tensor, fractions: tf.Tensor, deltas:
     """
     width = places.shape[2]
     # The mask tells the compiler that no place is negative; parts of equal length, that all are clipped to the same.
-    places, last = tf.bitcast(bits.low(places, 31), tf.int32), tf.reshape(tf.size(pixels) - width - 1, [1])
+    places, last = ops.bitcast(bits.low(places, 31), tf.int32), ops.size(pixels) - width - 1
     # The spare byte is cut here so that each word has one use; XLA would gather each into memory of its own otherwise.
-    neighbours = [bits.low(tf.gather(tf.slice(pixels, [step], last), places), 24) for step in (0, 1, width, width + 1)]
+    parts = (ops.part(pixels, [step], [last]) for step in (0, 1, width, width + 1))
+    neighbours = [bits.low(ops.gather(part, places), 24) for part in parts]
     right, down = (
         bits.to_float(part) / _ONE
         for part in (bits.low(fractions, FRACTION_BITS), bits.shifted(fractions, -FRACTION_BITS))
     )
     both = right * down
     weights = (1 - right - (down - both), right - both, down - both, both)
-    levels, deltas = [], tf.reshape(4 * deltas, [-1, 1, 1])
+    levels, deltas = [], ops.reshape(4 * deltas, [-1, 1, 1])
     for channel in range(3):
         values = (bits.to_float(bits.part(pixel, 8 * channel, 8, 24)) for pixel in neighbours)
         mean = sum(value * weight for value, weight in zip(values, weights))
-        quarters = tf.clip_by_value(4 * mean + deltas, 0.0, 1020.0)
+        quarters = ops.clip_by_value(4 * mean + deltas, 0.0, 1020.0)
         levels.append(bits.shifted(bits.to_whole(quarters, LEVEL_BITS), LEVEL_BITS * channel))
     return levels[0] | levels[1] | levels[2]

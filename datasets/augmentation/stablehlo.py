@@ -1,0 +1,299 @@
+"""Programs for XLA as text, in StableHLO, written by the functions that otherwise put operations into a graph.
+
+TensorFlow takes half a millisecond for each operation, of which the augmentation has hundreds, and the first batch of a
+stream waits for them. A function that uses operators and `ops` alone can be called with a `Value` in the place of each
+tensor; then it adds lines to the text of a `Program`, in microseconds. XLA makes the same of both.
+
+StableHLO (https://openxla.org/stablehlo/spec) is also how JAX hands programs over to TensorFlow (jax2tf), by the same
+operation.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla  # where jax2tf has the operation from; tf.raw_ops lacks it
+
+from datasets.augmentation import ops
+
+#: Of XlaCallModule's calling convention.
+_VERSION = 9
+_TYPES = {tf.bool: "i1", tf.uint8: "ui8", tf.int32: "i32", tf.uint32: "ui32", tf.float32: "f32"}
+
+
+class Program:
+    """The text of a program, which grows by a line with each function of its values."""
+
+    def __init__(self):
+        self._lines, self._named = [], 0
+
+    def text(self, inputs: "Sequence[Value]", output: "Value") -> str:
+        """The whole, from `inputs` to `output`."""
+        given = ", ".join(f"{value}: {value.type}" for value in inputs)
+        head = f"func.func public @main({given}) -> {output.type} {{"
+        return "\n".join(["module {", head, *self._lines, f"return {output} : {output.type}", "}", "}"])
+
+    def constant(self, value: np.ndarray | float, dtype: tf.DType, shape: Sequence[int] | None = None) -> "Value":
+        """An array, or one number all over a shape, which None says is that of a number."""
+        value = np.asarray(value, dtype.as_numpy_dtype)
+        if value.ndim:
+            return self.add(f'constant dense<"0x{value.tobytes().hex()}">', value.shape, dtype)
+        number = f"0x{value.view(np.uint32):08x}" if dtype.is_floating else value
+        return self.add(f"constant dense<{number}>", shape or (), dtype)
+
+    def add(self, operation: str, shape: Sequence[int], dtype: tf.DType, operands: "Sequence[Value]" = ()) -> "Value":
+        """Adds an operation.
+
+        Args:
+          operation: as the specification writes it, up to the types.
+          shape, dtype: of the result.
+          operands: those whose types are to be written too.
+        """
+        result = Value(self, self.new_name(), tuple(shape), dtype)
+        types = f"({', '.join(operand.type for operand in operands)}) -> {result.type}" if operands else result.type
+        name = operation if operation.startswith('"') else f"stablehlo.{operation}"
+        self.line(f"{result} = {name} : {types}")
+        return result
+
+    def new_name(self) -> str:
+        """One that no value has."""
+        self._named += 1
+        return str(self._named)
+
+    def line(self, text: str) -> None:
+        """Adds a line as it is."""
+        self._lines.append(text)
+
+
+class Value:
+    """An array of a program. As with tensors, operators broadcast, and a number takes the other's type.
+
+    `//` and `%` are for whole numbers that are not negative.
+
+    Attributes:
+      program: whose it is.
+      shape: sides, all known.
+      dtype: one of _TYPES.
+    """
+
+    def __init__(self, program: Program, name: str, shape: tuple[int, ...], dtype: tf.DType):
+        self.program, self.shape, self.dtype, self._name = program, shape, dtype, name
+
+    def __str__(self) -> str:
+        return f"%{self._name}"
+
+    @property
+    def type(self) -> str:
+        """Shape and type as StableHLO writes them."""
+        return f"tensor<{'x'.join([*map(str, self.shape), _TYPES[self.dtype]])}>"
+
+    def elementwise(self, operation: str, other: "Value | np.ndarray | float", *, swapped: bool = False) -> "Value":
+        """`operation` of two, elementwise; if `swapped`, of the other and this."""
+        pair = _alike(self, other)
+        first, second = reversed(pair) if swapped else pair
+        return self.program.add(f"{operation} {first}, {second}", first.shape, self.dtype)
+
+    def __add__(self, other):
+        return self.elementwise("add", other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other):
+        return self.elementwise("subtract", other)
+
+    def __rsub__(self, other):
+        return self.elementwise("subtract", other, swapped=True)
+
+    def __mul__(self, other):
+        return self.elementwise("multiply", other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other):
+        return self.elementwise("divide", other)
+
+    __floordiv__ = __truediv__
+
+    def __mod__(self, other):
+        return self.elementwise("remainder", other)
+
+    def __and__(self, other):
+        return self.elementwise("and", other)
+
+    def __or__(self, other):
+        return self.elementwise("or", other)
+
+    def __lt__(self, other):
+        one, other = _alike(self, other)
+        return self.program.add(f"compare LT, {one}, {other}", one.shape, tf.bool, [one, other])
+
+    def __getitem__(self, index):
+        """By slices with steps of 1, whole numbers, None and Ellipsis."""
+        index = list(index) if isinstance(index, tuple) else [index]
+        where = index.index(Ellipsis) if Ellipsis in index else len(index)
+        missing = len(self.shape) - sum(item is not None and item is not Ellipsis for item in index)
+        index[where : where + 1] = [slice(None)] * missing
+        begin, size, shape, sides = [], [], [], iter(self.shape)
+        for item in index:
+            if item is None:
+                shape.append(1)
+                continue
+            start, stop, _ = (item if isinstance(item, slice) else slice(item, item + 1 or None)).indices(next(sides))
+            begin.append(start)
+            size.append(stop - start)
+            shape += size[-1:] if isinstance(item, slice) else []
+        return _reshape(_part(self, begin, size), shape)
+
+
+def call(function: Callable[..., Value], inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+    """What a function of values makes of tensors; to be called where XLA compiles (`tf.function(jit_compile=True)`).
+
+    Args:
+      function: gets a Value for each input and returns one.
+      inputs: all sides known.
+    """
+    program = Program()
+    values = [Value(program, program.new_name(), tuple(tensor.shape), tensor.dtype) for tensor in inputs]
+    output = function(*values)
+    (result,) = xla.gen_xla_ops.xla_call_module(
+        inputs, version=_VERSION, module=program.text(values, output), Sout=[output.shape], Tout=[output.dtype],
+        platforms=["CPU"], disabled_checks=["platform"],
+    )  # fmt: skip
+    return result
+
+
+def loop(condition: Callable[..., Value], body: Callable[..., Sequence], first: Sequence) -> list:
+    """`tf.while_loop` of values, also in lists and dicts."""
+    flat = tf.nest.flatten(first)
+    program = flat[0].program
+    result, types = program.new_name(), ", ".join(value.type for value in flat)
+    carried = [Value(program, program.new_name(), value.shape, value.dtype) for value in flat]
+    given = tf.nest.pack_sequence_as(first, carried)
+    starts = ", ".join(f"{here} = {value}" for here, value in zip(carried, flat))
+    program.line(f"%{result}:{len(flat)} = stablehlo.while({starts}) : {types} cond {{")
+    go_on = condition(*given)
+    program.line(f"stablehlo.return {go_on} : {go_on.type}")
+    program.line("} do {")
+    made = tf.nest.flatten(body(*given))
+    program.line(f"stablehlo.return {', '.join(map(str, made))} : {types}")
+    program.line("}")
+    last = [Value(program, f"{result}#{number}", value.shape, value.dtype) for number, value in enumerate(flat)]
+    return tf.nest.pack_sequence_as(first, last)
+
+
+def update(array: Value, part: Value, begin: Sequence[int | Value]) -> Value:
+    """The array with `part` in it, from `begin` on."""
+    operands = [array, part, *_as_values(array.program, begin)]
+    return array.program.add(
+        f"dynamic_update_slice {', '.join(map(str, operands))}", array.shape, array.dtype, operands
+    )
+
+
+def _as_values(program: Program, numbers: Sequence[int | Value]) -> list[Value]:
+    return [number if isinstance(number, Value) else program.constant(number, tf.int32) for number in numbers]
+
+
+def _alike(one: Value, other: Value | np.ndarray | float) -> tuple[Value, Value]:
+    """Both in the shape that they broadcast to."""
+    if not isinstance(other, Value):
+        other = one.program.constant(other, one.dtype, () if np.ndim(other) else one.shape)
+    shape = np.broadcast_shapes(one.shape, other.shape)
+    return _broadcast(one, shape), _broadcast(other, shape)
+
+
+def _broadcast(value: Value, shape: tuple[int, ...]) -> Value:
+    if value.shape == shape:
+        return value
+    axes = [*range(len(shape) - len(value.shape), len(shape))]
+    return value.program.add(f"broadcast_in_dim {value}, dims = {axes}", shape, value.dtype, [value])
+
+
+@ops.absolute.register
+def _absolute(x: Value):
+    return x.program.add(f"abs {x}", x.shape, x.dtype)
+
+
+@ops.rounded.register
+def _rounded(x: Value):
+    return x.program.add(f"round_nearest_even {x}", x.shape, x.dtype)
+
+
+@ops.clip_by_value.register
+def _clip_by_value(t: Value, low: float, high: float):
+    return t.elementwise("minimum", high).elementwise("maximum", low)
+
+
+@ops.left_shift.register
+def _left_shift(x: Value, y: Value | int):
+    return x.elementwise("shift_left", y)
+
+
+@ops.right_shift.register
+def _right_shift(x: Value, y: Value | int):
+    return x.elementwise("shift_right_logical", y)
+
+
+@ops.cast.register
+def _cast(x: Value, dtype: tf.DType):
+    return x.program.add(f"convert {x}", x.shape, dtype, [x])
+
+
+@ops.bitcast.register
+def _bitcast(x: Value, dtype: tf.DType):
+    shape = x.shape[:-1] if x.dtype.size < dtype.size else x.shape
+    if x.dtype.size > dtype.size:
+        shape += (x.dtype.size // dtype.size,)
+    return x.program.add(f"bitcast_convert {x}", shape, dtype, [x])
+
+
+@ops.reshape.register
+def _reshape(x: Value, shape: Sequence[int]):
+    if -1 in shape:
+        rest = math.prod(x.shape) // -math.prod(shape)
+        shape = [rest if side == -1 else side for side in shape]
+    return x if tuple(shape) == x.shape else x.program.add(f"reshape {x}", shape, x.dtype, [x])
+
+
+@ops.part.register
+def _part(x: Value, begin: Sequence[int | Value], size: Sequence[int]):
+    if any(isinstance(start, Value) for start in begin):
+        operands = [x, *_as_values(x.program, begin)]
+        operation = f"dynamic_slice {', '.join(map(str, operands))}, sizes = {[*size]}"
+        return x.program.add(operation, size, x.dtype, operands)
+    ranges = ", ".join(f"{start}:{start + count}" for start, count in zip(begin, size))
+    return x if tuple(size) == x.shape else x.program.add(f"slice {x} [{ranges}]", size, x.dtype, [x])
+
+
+@ops.unstack.register
+def _unstack(x: Value, axis: int):
+    return [x[(*[slice(None)] * axis, number)] for number in range(x.shape[axis])]
+
+
+@ops.size.register
+def _size(x: Value):
+    return math.prod(x.shape)
+
+
+@ops.pad.register
+def _pad(x: Value, paddings: Sequence[tuple[int, int]]):
+    zero = x.program.constant(0, x.dtype)
+    low, high = ([*side] for side in zip(*paddings))
+    shape = [side + sum(more) for side, more in zip(x.shape, paddings)]
+    operation = f"pad {x}, {zero}, low = {low}, high = {high}, interior = {[0] * len(low)}"
+    return x.program.add(operation, shape, x.dtype, [x, zero])
+
+
+@ops.gather.register
+def _gather(x: Value, indices: Value):
+    """Of an array with one axis."""
+    numbers = f"collapsed_slice_dims = [0], start_index_map = [0], index_vector_dim = {len(indices.shape)}"
+    how = f"<{{dimension_numbers = #stablehlo.gather<{numbers}>, slice_sizes = array<i64: 1>}}>"
+    return x.program.add(f'"stablehlo.gather"({x}, {indices}) {how}', indices.shape, x.dtype, [x, indices])
+
+
+@ops.reduce_sum.register
+def _reduce_sum(x: Value, axis: int):
+    zero = x.program.constant(0, x.dtype)
+    operation = f"reduce({x} init: {zero}) applies stablehlo.add across dimensions = [{axis}]"
+    return x.program.add(operation, [*x.shape[:axis], *x.shape[axis + 1 :]], x.dtype, [x, zero])
