@@ -190,17 +190,17 @@ def goals_of(figures: dict) -> dict[str, bool]:
 
 def _smaller_forms(model, images, folder: pathlib.Path) -> dict[str, tuple[Callable, int]]:
     """{name: (call, bytes)} of the forms whose packages are installed."""
-    from export import smaller_forms
+    from export import converters
     from pipeline.errors import EnvironmentFault
 
     found = {}
-    for kind in smaller_forms.FORMATS:
+    for kind in converters.FORMATS:
         try:
-            smaller_forms.require([kind])
+            converters.require([kind])
         except EnvironmentFault as error:
             print(f"without {kind}: {error}", file=sys.stderr)
             continue
-        for form, path in smaller_forms.convert(model, folder, [kind], calibration=lambda: images):
+        for form, path in converters.convert(model, folder, [kind], calibration=lambda: images):
             found[form.name] = form.start(path), path.stat().st_size
     return found
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from datasets.selection import Selection
-from export import description, faces, model_card, parity, serving, smaller_forms, versions
+from export import converters, description, faces, model_card, parity, serving, smaller_forms, versions
 from export.smaller_forms import Margins
 from pipeline import publishing
 from pipeline.errors import DataError, UsageError
@@ -21,7 +21,7 @@ from pipeline.staging import file_digest
 from trainers import leakage, prediction
 from trainers import model as models
 
-FORMATS = ("saved_model", *smaller_forms.FORMATS)
+FORMATS = ("saved_model", *converters.FORMATS)
 #: Faces that the export is checked with, in one batch.
 CHECKED_FACES = 32
 _LOADS = 3
@@ -99,8 +99,8 @@ def _smaller(formats: Sequence[str]) -> list[str]:
     for name in formats:
         if name not in FORMATS:
             raise UsageError(f"--format={name} is not accepted; give any of {','.join(FORMATS)}")
-    smaller = [name for name in smaller_forms.FORMATS if name in formats]
-    smaller_forms.require(smaller)
+    smaller = [name for name in converters.FORMATS if name in formats]
+    converters.require(smaller)
     return smaller
 
 
@@ -141,7 +141,7 @@ def _dataset(trained_on: dict, dataset_dir: str) -> tuple[str, str]:
 def _calibration(dataset: str, split: str, size: int) -> np.ndarray:
     """Faces spread evenly over the training split, uint8 [N, size, size, 3]."""
     selection = Selection(dataset, split, None)
-    count = min(smaller_forms.CALIBRATION_FACES, selection.count)
+    count = min(converters.CALIBRATION_FACES, selection.count)
     return prediction.read_images(selection, np.arange(count) * selection.count // count, size)[1]
 
 

@@ -35,7 +35,9 @@ from trainers import (  # noqa: E402
     evaluation,
     evaluation_files,
     evaluation_page,
+    evaluation_pdf,
     evaluation_plots,
+    evaluation_text,
     prediction,
     saliency,
     subject,
@@ -299,13 +301,13 @@ def test_report_shows_everything(workdir, metrics):
     titles = [attributes["title"] for attributes in figures if "title" in attributes]
     assert titles[0] == surest["id"]
     # The PDF has the text on pages of its own, each plot, and the two kinds of faces.
-    pages = -(-len(list(evaluation_page._text(metrics))) // evaluation_page._LINES_PER_PAGE)
+    pages = -(-len(list(evaluation_text.lines(metrics))) // evaluation_pdf.LINES_PER_PAGE)
     pages += len(figures) - len(titles) + 2
     assert re.findall(rb"/Count (\d+)", (workdir / "eval" / "report.pdf").read_bytes()) == [b"%d" % pages]
 
 
 def test_the_pdf_says_what_the_page_says(metrics):
-    lines = list(evaluation_page._text(metrics))
+    lines = list(evaluation_text.lines(metrics))
     for start in (
         "first on sample train: 96 examples", "dataset ", "model: custom_cnn", "intervals: 40 resamples",
         "leakage: of these images 96 were trained on, 0 chose the checkpoint; by sha256", "allowed by flag: leak",
@@ -320,15 +322,15 @@ def test_the_pdf_says_what_the_page_says(metrics):
         "guard": guard, "model": metrics["model"] | {"tta_flip": True},
         "unscored": {"arousal": "arousal: the model does not predict it"},
     }  # fmt: skip
-    lines = list(evaluation_page._text(others))
+    lines = list(evaluation_text.lines(others))
     assert "each answer is the mean over the image and its mirror image" in lines
     assert r"started from the weights of first \u202e, b" in lines
     assert "not scored: arousal: the model does not predict it" in lines
     assert "0 chose the checkpoint, 1,234 were seen by a model that this one started from; by" in " ".join(lines)
     unchecked = others | {"guard": guard | {"checked": False, "reason": "nobody knows", "allowed": ["leak"]}}
-    assert "leakage: not checked: nobody knows" in list(evaluation_page._text(unchecked))
+    assert "leakage: not checked: nobody knows" in list(evaluation_text.lines(unchecked))
     assert evaluation.summary(unchecked)[-2:] == ["leakage: not checked: nobody knows", "allowed by flag: leak"]
-    assert max(map(len, lines)) <= evaluation_page._WIDTH
+    assert max(map(len, lines)) <= evaluation_text.WIDTH
 
 
 def test_same_evaluation_same_bytes(workdir, chosen, sample_dataset, tmp_path):
@@ -469,8 +471,8 @@ def test_another_dataset_with_other_classes(chosen, contemptless, sample_dataset
     assert found["eight"]["mapping"] == ["contempt: no example is of it; a prediction of it is wrong"]
     assert found["common"]["mapping"] == ["contempt: masked in the prediction; 0 faces left out"]
     assert "  contempt: masked in the prediction; 0 faces left out" in lines
-    assert "  contempt: no example is of it; a prediction of it is wrong" in evaluation_page._text(metrics)
-    assert "  without an example, and so left out of every mean: contempt" in evaluation_page._text(metrics)
+    assert "  contempt: no example is of it; a prediction of it is wrong" in evaluation_text.lines(metrics)
+    assert "  without an example, and so left out of every mean: contempt" in evaluation_text.lines(metrics)
     assert found["common"]["plain"] == found["seven"]["plain"]
     assert metrics["heads"] == ["expression"] and metrics["unscored"]["valence"] == "valence: no example has a label"
     page = Page(tmp_path / "report.html")

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from datasets import preprocessing
 from datasets.selection import Selection
-from export import exporting, faces, model_card, parity, serving, smaller_forms, versions
+from export import converters, exporting, faces, model_card, parity, serving, versions
 from pipeline.errors import DataError, EnvironmentFault, InvariantError, OutputBusyError, UsageError
 from pipeline.records import EXPRESSIONS
 from tests import small_models
@@ -352,7 +352,7 @@ def test_a_full_temporary_folder_is_named(model, tmp_path, monkeypatch):
     pixels = np.zeros([1, 200, 200, 3], np.uint8)
     with files_of_at_most(100_000):
         with pytest.raises(EnvironmentFault, match=rf"{tmp_path}/\w+ cannot be written"):
-            smaller_forms._resized_only(model).__enter__()
+            converters._resized_only(model).__enter__()
         with pytest.raises(EnvironmentFault, match=rf"{tmp_path}/\w+ cannot be written: File too large; free some"):
             parity._ask(tmp_path, pixels=pixels, encoded=[b""])
 

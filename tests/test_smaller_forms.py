@@ -10,7 +10,7 @@ import pytest
 
 from datasets.input_pipeline import make_eval
 from datasets.selection import Selection
-from export import exporting, faces, serving, smaller_forms
+from export import converters, exporting, faces, serving, smaller_forms
 from export.smaller_forms import Margins
 from pipeline.errors import EnvironmentFault
 from tests import small_models
@@ -46,7 +46,7 @@ def added(model, sample_dataset, tmp_path_factory):
     black = np.zeros([4, small_models.SIZE, small_models.SIZE, 3], np.uint8)
     said = []
     rows = smaller_forms.add(
-        model, folder, smaller_forms.FORMATS, calibration=lambda: black,
+        model, folder, converters.FORMATS, calibration=lambda: black,
         validation=Selection(str(sample_dataset), "validation", None), margins=Margins(),
         say=said.append,
     )  # fmt: skip
@@ -66,9 +66,9 @@ def assert_answers_as(model, dataset, path, start, *, count: int, tolerance: flo
 @pytest.mark.parametrize(
     ("file", "start", "tolerance"),
     [
-        ("litert/float32.tflite", smaller_forms.litert, 1e-4),
-        ("litert/float16.tflite", smaller_forms.litert, 0.05),
-        ("onnx/model.onnx", smaller_forms.onnx, 1e-4),
+        ("litert/float32.tflite", converters.litert, 1e-4),
+        ("litert/float16.tflite", converters.litert, 0.05),
+        ("onnx/model.onnx", converters.onnx, 1e-4),
     ],
 )
 @pytest.mark.parametrize("count", [1, 5])
@@ -127,7 +127,7 @@ def test_forms_are_part_of_a_version(sample_dataset, tmp_path):
     assert "| litert_int8 | litert/int8.tflite |" in (folder / "model_card.md").read_text()
     path = folder / "litert/int8.tflite"
     assert_built_in(path)
-    assert_answers_as(model, sample_dataset, path, smaller_forms.litert, count=5, tolerance=0.3)
+    assert_answers_as(model, sample_dataset, path, converters.litert, count=5, tolerance=0.3)
 
 
 @pytest.mark.slow
@@ -138,7 +138,7 @@ def test_tta_flip_is_in_every_form(added, model, sample_dataset, tmp_path):
     tolerances = {"litert_float32": 1e-4, "litert_float16": 0.05, "litert_int8": 0.3, "onnx": 1e-4}
     difference = model(asked)["expression"] - mirrored(asked)["expression"]
     assert np.abs(difference).max() > 0.05
-    for form, path in smaller_forms.convert(mirrored, tmp_path, smaller_forms.FORMATS, calibration=lambda: asked):
+    for form, path in converters.convert(mirrored, tmp_path, converters.FORMATS, calibration=lambda: asked):
         assert_built_in(path)
         assert_answers_as(mirrored, sample_dataset, path, form.start, count=5, tolerance=tolerances.pop(form.name))
         assert path.stat().st_size < 1.3 * sizes[form.name], "the weights are there once"
@@ -157,4 +157,4 @@ def test_an_exact_form_must_lose_nothing():
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(EnvironmentFault, match=r"--format=onnx needs packages .* pip install '\.\[onnx\]'"):
-        smaller_forms.require(["onnx"])
+        converters.require(["onnx"])

@@ -19,7 +19,7 @@ from pipeline import publishing
 from pipeline.errors import DataError, UsageError
 from pipeline.records import EXPRESSIONS
 from trainers import evaluation_files as files
-from trainers import evaluation_page, heap, intervals, leakage, prediction, protocols, scoreboard
+from trainers import evaluation_page, evaluation_text, heap, intervals, leakage, prediction, protocols, scoreboard
 from trainers.subject import Subject
 
 
@@ -179,7 +179,7 @@ def score(predictions: prediction.Predictions, classes: Mapping[str, Sequence[st
 
 def summary(metrics: dict) -> list[str]:
     """The scores as lines of text, and what a reader must know of them."""
-    lines = [evaluation_page.heading(metrics)]
+    lines = [evaluation_text.heading(metrics)]
     if "expression" in metrics["heads"]:
         for name, protocol in metrics["expression"]["protocols"].items():
             lines.append(f"expression, protocol {name}: {protocol['title']}; {protocol['examples']:,} examples")
@@ -195,7 +195,7 @@ def summary(metrics: dict) -> list[str]:
             found = metrics[head]
             lines.append(f"{head}: {found['examples']:,} examples, of which {found['zeros']} are exactly 0")
             lines.append(_line("                 ", found["figures"], ("ccc", "pearson", "rmse", "sagr")))
-    return lines + evaluation_page.remarks(metrics)
+    return lines + evaluation_text.remarks(metrics)
 
 
 def _line(start: str, figures: dict, names: tuple[str, ...]) -> str:
