@@ -246,6 +246,44 @@ def test_one_by_one_is_as_all_at_once(shape):
         assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
 
 
+def test_one_by_one_does_as_many_as_are_asked_for():
+    images = tf.constant(np.random.default_rng(2).integers(1, 256, (5, 9, 8, 3)).astype(np.uint8))
+    unmoved, none = tf.eye(3, batch_shape=[5]), tf.zeros(5)
+    for faces in (0, 2, 5):
+        got = passes.one_by_one(images, unmoved, none, none + 1, tf.constant(faces))
+        np.testing.assert_array_equal(got[:faces], images[:faces])
+        assert not got[faces:].numpy().any()
+
+
+def test_what_is_drawn_for_images_is_as_many_as_they_are():
+    """Known beforehand or not."""
+    images, unmoved, none = tf.ones([5, 9, 8, 3], tf.uint8), tf.eye(3, batch_shape=[5]), tf.zeros(5)
+    transform = tf.function(functools.partial(passes.transform, at_once=False))
+    unknown = [tf.TensorSpec([None, *value.shape[1:]]) for value in (unmoved, none, none)]
+    run = transform.get_concrete_function(tf.TensorSpec(images.shape, tf.uint8), *unknown)
+    np.testing.assert_array_equal(run(images, unmoved, none, none + 1), images)
+    for wrong in ((unmoved[:2], none, none), (unmoved, none[:2], none), (unmoved, none, none[:2])):
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+            passes.transform(images, *wrong, at_once=False)
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            run(images, *wrong)
+
+
+def test_what_is_compiled_ahead_is_what_runs():
+    ahead.program.cache_clear()
+    traced = passes.one_by_one.experimental_get_tracing_count
+    before, program = traced(), ahead.program((3, 11, 7, 3))
+    program._thread.join()
+    assert traced() == before + 1
+    images, unmoved, none = (
+        np.ones((3, 11, 7, 3), np.uint8),
+        np.stack([np.eye(3, dtype=np.float32)] * 3),
+        np.zeros(3, np.float32),
+    )
+    np.testing.assert_array_equal(program._run(images, unmoved, none, none + 1), images)
+    assert traced() == before + 1
+
+
 def test_a_stream_may_give_arrays_that_lie_anywhere():
     """XLA reads and writes 64 aligned bytes at a time."""
     program = ahead.program((2, HEIGHT, WIDTH, 3))

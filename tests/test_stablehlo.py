@@ -125,3 +125,42 @@ def test_loops_within_loops():
     expected = powers(tf.while_loop, WHOLE, tf.constant(5))
     np.testing.assert_array_equal(expected, WHOLE * (10 + 32) + 5)
     np.testing.assert_array_equal(written(lambda x, n: powers(stablehlo.loop, x, n), WHOLE, tf.constant(5)), expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "given", "error"),
+    [
+        (lambda x: [*x], FLOATS, TypeError),
+        (lambda x: x if x < 0 else -x, FLOATS, TypeError),
+        (lambda x: x == 1, FLOATS, TypeError),
+        (lambda x: x[:, ::2], FLOATS, IndexError),
+        (lambda x: x[:, 3], FLOATS, IndexError),
+        (lambda x: x[-3], FLOATS, IndexError),
+        (lambda x: x / 2, WHOLE, TypeError),
+        (lambda x: x // 2, FLOATS, TypeError),
+        (lambda x: x % 2, FLOATS, TypeError),
+        (lambda x: x + 0.5, WHOLE, TypeError),
+        (lambda x: x * ops.cast(x, tf.float32), WHOLE, TypeError),
+        (lambda x: (x < 0) & True, WHOLE, TypeError),
+        (lambda x: ops.right_shift(x, 1), WHOLE, TypeError),
+        (
+            lambda x: stablehlo.loop(lambda a: a["x"] < 1, lambda a: [{"y": a["x"]}], [{"x": x[0, 0, 0]}]),
+            WHOLE,
+            ValueError,
+        ),
+    ],
+)
+def test_what_a_value_cannot_do_is_refused(wrong, given, error):
+    with pytest.raises(error):
+        written(wrong, given)
+
+
+def test_shapes_must_be_known():
+    function = tf.function(lambda x: stablehlo.call(lambda x: x + x, [x]), jit_compile=True)
+    with pytest.raises(ValueError, match=r"shapes are \(None, 3\); a program is for shapes that are known"):
+        function.get_concrete_function(tf.TensorSpec([None, 3]))
+
+
+def test_arrays_come_first_or_second():
+    numbers = np.float32([1, -2, 3, 5])
+    check(lambda x: numbers * x + numbers, FLOATS)

@@ -14,8 +14,8 @@ from datasets.augmentation import passes
 class Program:
     """One face after the other, on the processor.
 
-    The thread that compiles it ends with that; a process that ends before waits for it. Nothing is said of what goes
-    wrong in the thread: it goes wrong again where a batch is made.
+    The thread that compiles it ends with that; a process that ends before waits for it. What TensorFlow cannot compile
+    is not said in the thread, because it fails again where a batch is made.
 
     A stream calls the program through Python. Were it in the graph of the stream, TensorFlow would copy and optimise it
     whenever an iterator is made.

@@ -1,4 +1,7 @@
-"""The functions of TensorFlow that the steps of a pass are made of, for tensors and for values of `stablehlo`."""
+"""The functions of TensorFlow that the steps of a pass are made of, for tensors and for values of `stablehlo`.
+
+To be called with the array first, and no names but `axis`, from 0 on.
+"""
 
 import functools
 

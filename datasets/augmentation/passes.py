@@ -33,7 +33,7 @@ def transform(
       deltas, factors: float32 [B].
       at_once: as an accelerator wants it, or not, as a processor does; None is at once where TensorFlow sees an
         accelerator. So is what it takes in any case where B is not known beforehand. The result is the same but for a
-        value here and there that is rounded to its other neighbour.
+        value here and there that is rounded to its other neighbour, if the matrices are finite.
 
     Returns:
       uint8 [B, H, W, 3].
@@ -46,7 +46,10 @@ def transform(
         at_once = any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
     if at_once or images.shape[0] is None:
         return colour.contrast(geometry.warp(images, matrices, deltas), factors)
-    return one_by_one(images, matrices, deltas, factors, tf.constant(images.shape[0]))
+    count = images.shape[0]
+    matrices = tf.ensure_shape(matrices, [count, 3, 3])
+    deltas, factors = (tf.ensure_shape(column, [count]) for column in (deltas, factors))
+    return one_by_one(images, matrices, deltas, factors, tf.constant(count))
 
 
 @tf.function(jit_compile=True, autograph=False)

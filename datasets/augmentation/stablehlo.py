@@ -34,13 +34,16 @@ class Program:
         head = f"func.func public @main({given}) -> {output.type} {{"
         return "\n".join(["module {", head, *self._lines, f"return {output} : {output.type}", "}", "}"])
 
-    def constant(self, value: np.ndarray | float, dtype: tf.DType, shape: Sequence[int] | None = None) -> "Value":
-        """An array, or one number all over a shape, which None says is that of a number."""
-        value = np.asarray(value, dtype.as_numpy_dtype)
+    def constant(self, value: np.ndarray | float, dtype: tf.DType, shape: Sequence[int] = ()) -> "Value":
+        """An array, or one number all over a shape."""
+        value = np.asarray(value)
+        if dtype == tf.bool or (dtype.is_integer and value.dtype.kind == "f"):
+            raise TypeError(f"{value} cannot be a constant of {dtype.name}")
+        value = value.astype(dtype.as_numpy_dtype)
         if value.ndim:
             return self.add(f'constant dense<"0x{value.tobytes().hex()}">', value.shape, dtype)
         number = f"0x{value.view(np.uint32):08x}" if dtype.is_floating else value
-        return self.add(f"constant dense<{number}>", shape or (), dtype)
+        return self.add(f"constant dense<{number}>", shape, dtype)
 
     def add(self, operation: str, shape: Sequence[int], dtype: tf.DType, operands: "Sequence[Value]" = ()) -> "Value":
         """Adds an operation.
@@ -69,13 +72,17 @@ class Program:
 class Value:
     """An array of a program. As with tensors, operators broadcast, and a number takes the other's type.
 
-    `//` and `%` are for whole numbers that are not negative.
+    `/` is for float32, `//` and `%` are for whole numbers that are not negative. What a tensor can do beyond that, and
+    beyond `ops`, is refused.
 
     Attributes:
       program: whose it is.
       shape: sides, all known.
       dtype: one of _TYPES.
     """
+
+    #: Otherwise Python would iterate and compare on its own, and NumPy take a value for an object.
+    __iter__ = __eq__ = __hash__ = __array_ufunc__ = None
 
     def __init__(self, program: Program, name: str, shape: tuple[int, ...], dtype: tf.DType):
         self.program, self.shape, self.dtype, self._name = program, shape, dtype, name
@@ -111,12 +118,13 @@ class Value:
     __rmul__ = __mul__
 
     def __truediv__(self, other):
-        return self.elementwise("divide", other)
+        return self._needed(self.dtype.is_floating).elementwise("divide", other)
 
-    __floordiv__ = __truediv__
+    def __floordiv__(self, other):
+        return self._needed(self.dtype.is_integer).elementwise("divide", other)
 
     def __mod__(self, other):
-        return self.elementwise("remainder", other)
+        return self._needed(self.dtype.is_integer).elementwise("remainder", other)
 
     def __and__(self, other):
         return self.elementwise("and", other)
@@ -127,6 +135,9 @@ class Value:
     def __lt__(self, other):
         one, other = _alike(self, other)
         return self.program.add(f"compare LT, {one}, {other}", one.shape, tf.bool, [one, other])
+
+    def __bool__(self):
+        raise TypeError(f"{self} is known only when the program runs")
 
     def __getitem__(self, index):
         """By slices with steps of 1, whole numbers, None and Ellipsis."""
@@ -139,11 +150,20 @@ class Value:
             if item is None:
                 shape.append(1)
                 continue
-            start, stop, _ = (item if isinstance(item, slice) else slice(item, item + 1 or None)).indices(next(sides))
+            side = next(sides)
+            whole = not isinstance(item, slice)
+            start, stop, step = (slice(item, item + 1 or None) if whole else item).indices(side)
+            if step != 1 or (whole and not -side <= item < side):
+                raise IndexError(f"{item} of {side}: must be a slice with steps of 1, or within")
             begin.append(start)
-            size.append(stop - start)
-            shape += size[-1:] if isinstance(item, slice) else []
+            size.append(max(stop - start, 0))
+            shape += [] if whole else size[-1:]
         return _reshape(_part(self, begin, size), shape)
+
+    def _needed(self, condition: bool) -> "Value":
+        if not condition:
+            raise TypeError(f"not for {self.dtype.name}")
+        return self
 
 
 def call(function: Callable[..., Value], inputs: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -152,7 +172,12 @@ def call(function: Callable[..., Value], inputs: Sequence[tf.Tensor]) -> tf.Tens
     Args:
       function: gets a Value for each input and returns one.
       inputs: all sides known.
+
+    Raises:
+      ValueError: they are not.
     """
+    if unknown := [tensor.shape for tensor in inputs if not tensor.shape.is_fully_defined()]:
+        raise ValueError(f"shapes are {', '.join(map(str, unknown))}; a program is for shapes that are known")
     program = Program()
     values = [Value(program, program.new_name(), tuple(tensor.shape), tensor.dtype) for tensor in inputs]
     output = function(*values)
@@ -175,15 +200,16 @@ def loop(condition: Callable[..., Value], body: Callable[..., Sequence], first: 
     go_on = condition(*given)
     program.line(f"stablehlo.return {go_on} : {go_on.type}")
     program.line("} do {")
-    made = tf.nest.flatten(body(*given))
-    program.line(f"stablehlo.return {', '.join(map(str, made))} : {types}")
+    made = body(*given)
+    tf.nest.assert_same_structure(first, made)
+    program.line(f"stablehlo.return {', '.join(map(str, tf.nest.flatten(made)))} : {types}")
     program.line("}")
     last = [Value(program, f"{result}#{number}", value.shape, value.dtype) for number, value in enumerate(flat)]
     return tf.nest.pack_sequence_as(first, last)
 
 
 def update(array: Value, part: Value, begin: Sequence[int | Value]) -> Value:
-    """The array with `part` in it, from `begin` on."""
+    """The array with `part` in it, from `begin` on, or before if it would not fit."""
     operands = [array, part, *_as_values(array.program, begin)]
     return array.program.add(
         f"dynamic_update_slice {', '.join(map(str, operands))}", array.shape, array.dtype, operands
@@ -197,7 +223,9 @@ def _as_values(program: Program, numbers: Sequence[int | Value]) -> list[Value]:
 def _alike(one: Value, other: Value | np.ndarray | float) -> tuple[Value, Value]:
     """Both in the shape that they broadcast to."""
     if not isinstance(other, Value):
-        other = one.program.constant(other, one.dtype, () if np.ndim(other) else one.shape)
+        other = one.program.constant(other, one.dtype, one.shape)
+    if one.dtype != other.dtype:
+        raise TypeError(f"{one.dtype.name} and {other.dtype.name} do not go together")
     shape = np.broadcast_shapes(one.shape, other.shape)
     return _broadcast(one, shape), _broadcast(other, shape)
 
@@ -231,7 +259,7 @@ def _left_shift(x: Value, y: Value | int):
 
 @ops.right_shift.register
 def _right_shift(x: Value, y: Value | int):
-    return x.elementwise("shift_right_logical", y)
+    return x._needed(x.dtype.is_unsigned).elementwise("shift_right_logical", y)
 
 
 @ops.cast.register
@@ -262,7 +290,9 @@ def _part(x: Value, begin: Sequence[int | Value], size: Sequence[int]):
         operation = f"dynamic_slice {', '.join(map(str, operands))}, sizes = {[*size]}"
         return x.program.add(operation, size, x.dtype, operands)
     ranges = ", ".join(f"{start}:{start + count}" for start, count in zip(begin, size))
-    return x if tuple(size) == x.shape else x.program.add(f"slice {x} [{ranges}]", size, x.dtype, [x])
+    return (
+        x if tuple(size) == x.shape and not any(begin) else x.program.add(f"slice {x} [{ranges}]", size, x.dtype, [x])
+    )
 
 
 @ops.unstack.register
