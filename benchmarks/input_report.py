@@ -62,11 +62,14 @@ def turns(rounds: list[dict[str, Turn]], demand: float) -> str:
 def growth(starts: Sequence[Start]) -> str:
     """The table of the starts, and what it comes to."""
     lines = [
-        f"{'examples':>9} {'shards':>7} {'from epoch, position':>21} {'first batch s':>14}   highest MB in each epoch"
+        f"{'examples':>9} {'shards':>7} {'from epoch, position':>21} {'first batch s':>14}"
+        f"   {'highest MB in each epoch':<26} mean MB"
     ]
     for start in starts:
-        place, megabytes = f"{start.place[0]}, {start.place[1]:,}", "  ".join(f"{size:,.0f}" for size in start.memory)
-        lines.append(f"{start.examples:>9,} {start.shards:>7} {place:>21} {start.first_batch:>14.2f}   {megabytes}")
+        place = f"{start.place[0]}, {start.place[1]:,}"
+        highest, mean = ("  ".join(f"{size:,.0f}" for size in sizes) for sizes in (start.highest, start.mean))
+        line = f"{start.examples:>9,} {start.shards:>7} {place:>21} {start.first_batch:>14.2f}"
+        lines.append(f"{line}   {highest:<26} {mean}")
     lines += ["", f"{'':<64} {'measured':>9}   goal"]
 
     def row(name: str, value: float, goal: float | None = None) -> None:
@@ -76,10 +79,11 @@ def growth(starts: Sequence[Start]) -> str:
     whole = [start for start in starts if start.place == (0, 0)]
     smallest, *_, largest = whole
     row("first batch, seconds after the imports, the slowest", max(start.first_batch for start in starts), 2.0)
-    row("memory, GB, the highest", max(max(start.memory) for start in starts) / 1e3, 1.5)
-    # An epoch of the smallest is seven batches, which end before every buffer is full.
-    grown = max(start.memory[-1] / start.memory[0] for start in whole if start.examples == largest.examples)
-    row("memory of the largest datasets, in the last epoch / the first", grown, 1.05)
+    row("memory, GB, the highest", max(max(start.highest) for start in starts) / 1e3, 1.5)
+    # An epoch of the smallest is seven batches, which end before every buffer is full. The highest of an epoch goes up
+    # and down by 6 %.
+    grown = max(start.mean[-1] / start.mean[0] for start in whole if start.examples == largest.examples)
+    row("mean memory of the largest datasets, last epoch / first", grown, 1.05)
     row("first batch, largest dataset / smallest", largest.first_batch / smallest.first_batch)
-    row("memory, largest dataset / smallest", max(largest.memory) / max(smallest.memory))
+    row("memory, largest dataset / smallest", max(largest.highest) / max(smallest.highest))
     return "\n".join(lines)

@@ -2,11 +2,12 @@
 
     python -m benchmarks.input_start --dataset_dir=DIR [--start_epoch=2 --start_position=1280]
 
-Prints JSON: first_batch in seconds after the imports, and the highest memory in each epoch, in bytes.
+Prints JSON: first_batch in seconds after the imports; the highest memory in each epoch and its mean, in bytes.
 """
 
 import argparse
 import json
+import statistics
 import time
 
 from benchmarks import measure
@@ -34,15 +35,18 @@ def main() -> None:
         epochs=EPOCHS, start=(flags.start_epoch, flags.start_position),
     )  # fmt: skip
     epoch = (len(dataset) + flags.start_position // flags.batch_size) // (EPOCHS - flags.start_epoch)
-    first_batch, memory = 0.0, []
+    first_batch, sizes, highest, mean = 0.0, [], [], []
     for number, _ in enumerate(dataset, 1 + flags.start_position // flags.batch_size):
         first_batch = first_batch or time.perf_counter() - start
         if flags.first_batch_only:
             break
+        sizes.append(measure.resident())
         if number % epoch == 0:
-            memory.append(measure.highest_resident())
-            measure.resident()  # the next epoch's begins anew
-    print(json.dumps({"first_batch": first_batch, "memory": memory}))
+            highest.append(measure.highest_resident())
+            mean.append(statistics.mean(sizes))
+            sizes.clear()
+            measure.forget_highest()
+    print(json.dumps({"first_batch": first_batch, "highest": highest, "mean": mean}))
 
 
 if __name__ == "__main__":

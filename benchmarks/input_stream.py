@@ -31,14 +31,15 @@ class Start:
       examples, shards: of the dataset.
       place: (epoch, position) where the stream begins.
       first_batch: seconds from the imports to it.
-      memory: MB, the highest in each epoch.
+      highest, mean: MB in each epoch.
     """
 
     examples: int
     shards: int
     place: tuple[int, int]
     first_batch: float
-    memory: tuple[float, ...]
+    highest: tuple[float, ...]
+    mean: tuple[float, ...]
 
 
 def highest_demand(dataset_dir: pathlib.Path, rate: float, batches: int) -> float:
@@ -107,9 +108,8 @@ def grow(work_dir: pathlib.Path, datasets: Sequence[tuple[int, int, bool]]) -> l
         command += [f"--start_epoch={place[0]}", f"--start_position={place[1]}"]
         # Epochs of the large datasets take minutes.
         runs = [_measured(command), *(_measured([*command, "--first_batch_only"]) for _ in range(PASSES - 1))]
-        memory = tuple(size / 1e6 for size in runs[0]["memory"])
-        first_batch = statistics.median(run["first_batch"] for run in runs)
-        starts.append(Start(count, shards, place, first_batch, memory))
+        memory = (tuple(size / 1e6 for size in runs[0][name]) for name in ("highest", "mean"))
+        starts.append(Start(count, shards, place, statistics.median(run["first_batch"] for run in runs), *memory))
     return starts
 
 

@@ -53,7 +53,7 @@ def run(command: Sequence[str], *, observe_memory: bool = False) -> Figures:
 
 
 def highest_resident() -> int:
-    """The most memory that this process has had since its program was started, in bytes.
+    """The most memory that this process has had since its program was started, or `forget_highest`, in bytes.
 
     Not getrusage's figure, which is at least what the process that started it had then.
     """
@@ -61,10 +61,14 @@ def highest_resident() -> int:
 
 
 def resident() -> int:
-    """The memory that this process has now, in bytes; `highest_resident` begins anew with it."""
+    """The memory that this process has now, in bytes."""
+    return _memory("VmRSS")
+
+
+def forget_highest() -> None:
+    """From now on `highest_resident` is the most since now."""
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")
-    return _memory("VmRSS")
 
 
 def _memory(name: str) -> int:

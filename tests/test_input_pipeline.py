@@ -676,9 +676,9 @@ def test_the_benchmark_judges_what_it_measured():
 
     def starts(memory: float) -> list[Start]:
         return [
-            Start(1000, 1, (0, 0), 1.0, (400.0, 510.0)),
-            Start(9000, 4, (0, 0), 1.5 + memory, (500.0, 510.0 + 1000 * memory)),
-            Start(9000, 4, (2, 8064), 1.4, (505.0,)),
+            Start(1000, 1, (0, 0), 1.0, (400.0, 510.0), (390.0, 490.0)),
+            Start(9000, 4, (0, 0), 1.5 + memory, (500.0, 510.0 + 1000 * memory), (480.0, 490.0 + 30 * memory)),
+            Start(9000, 4, (2, 8064), 1.4, (505.0,), (495.0,)),
         ]
 
     good, bad = input_report.growth(starts(0.0)), input_report.growth(starts(1.0))
