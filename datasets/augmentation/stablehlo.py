@@ -15,8 +15,6 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla  # where jax2tf has the operation from; tf.raw_ops lacks it
 
-from datasets.augmentation import ops
-
 #: Of XlaCallModule's calling convention.
 _VERSION = 9
 _TYPES = {tf.bool: "i1", tf.uint8: "ui8", tf.int32: "i32", tf.uint32: "ui32", tf.float32: "f32"}
@@ -118,13 +116,13 @@ class Value:
     __rmul__ = __mul__
 
     def __truediv__(self, other):
-        return self._needed(self.dtype.is_floating).elementwise("divide", other)
+        return self.needed(self.dtype.is_floating).elementwise("divide", other)
 
     def __floordiv__(self, other):
-        return self._needed(self.dtype.is_integer).elementwise("divide", other)
+        return self.needed(self.dtype.is_integer).elementwise("divide", other)
 
     def __mod__(self, other):
-        return self._needed(self.dtype.is_integer).elementwise("remainder", other)
+        return self.needed(self.dtype.is_integer).elementwise("remainder", other)
 
     def __and__(self, other):
         return self.elementwise("and", other)
@@ -158,9 +156,32 @@ class Value:
             begin.append(start)
             size.append(max(stop - start, 0))
             shape += [] if whole else size[-1:]
-        return _reshape(_part(self, begin, size), shape)
+        return self.part(begin, size).reshape(shape)
 
-    def _needed(self, condition: bool) -> "Value":
+    def part(self, begin: "Sequence[int | Value]", size: Sequence[int]) -> "Value":
+        """As `tf.slice`; where a value says where it begins, it begins before if it would not fit."""
+        if any(isinstance(start, Value) for start in begin):
+            operands = [self, *_as_values(self.program, begin)]
+            operation = f"dynamic_slice {', '.join(map(str, operands))}, sizes = {[*size]}"
+            return self.program.add(operation, size, self.dtype, operands)
+        if tuple(size) == self.shape and not any(begin):
+            return self
+        ranges = ", ".join(f"{start}:{start + count}" for start, count in zip(begin, size))
+        return self.program.add(f"slice {self} [{ranges}]", size, self.dtype, [self])
+
+    def reshape(self, shape: Sequence[int]) -> "Value":
+        """As `tf.reshape`, -1 for one side included."""
+        if -1 in shape:
+            rest = math.prod(self.shape) // -math.prod(shape)
+            shape = [rest if side == -1 else side for side in shape]
+        return self if tuple(shape) == self.shape else self.program.add(f"reshape {self}", shape, self.dtype, [self])
+
+    def needed(self, condition: bool) -> "Value":
+        """Itself.
+
+        Raises:
+          TypeError: the condition on its type does not hold.
+        """
         if not condition:
             raise TypeError(f"not for {self.dtype.name}")
         return self
@@ -235,95 +256,3 @@ def _broadcast(value: Value, shape: tuple[int, ...]) -> Value:
         return value
     axes = [*range(len(shape) - len(value.shape), len(shape))]
     return value.program.add(f"broadcast_in_dim {value}, dims = {axes}", shape, value.dtype, [value])
-
-
-@ops.absolute.register
-def _absolute(x: Value):
-    return x.program.add(f"abs {x}", x.shape, x.dtype)
-
-
-@ops.rounded.register
-def _rounded(x: Value):
-    return x.program.add(f"round_nearest_even {x}", x.shape, x.dtype)
-
-
-@ops.clip_by_value.register
-def _clip_by_value(t: Value, low: float, high: float):
-    return t.elementwise("minimum", high).elementwise("maximum", low)
-
-
-@ops.left_shift.register
-def _left_shift(x: Value, y: Value | int):
-    return x.elementwise("shift_left", y)
-
-
-@ops.right_shift.register
-def _right_shift(x: Value, y: Value | int):
-    return x._needed(x.dtype.is_unsigned).elementwise("shift_right_logical", y)
-
-
-@ops.cast.register
-def _cast(x: Value, dtype: tf.DType):
-    return x.program.add(f"convert {x}", x.shape, dtype, [x])
-
-
-@ops.bitcast.register
-def _bitcast(x: Value, dtype: tf.DType):
-    shape = x.shape[:-1] if x.dtype.size < dtype.size else x.shape
-    if x.dtype.size > dtype.size:
-        shape += (x.dtype.size // dtype.size,)
-    return x.program.add(f"bitcast_convert {x}", shape, dtype, [x])
-
-
-@ops.reshape.register
-def _reshape(x: Value, shape: Sequence[int]):
-    if -1 in shape:
-        rest = math.prod(x.shape) // -math.prod(shape)
-        shape = [rest if side == -1 else side for side in shape]
-    return x if tuple(shape) == x.shape else x.program.add(f"reshape {x}", shape, x.dtype, [x])
-
-
-@ops.part.register
-def _part(x: Value, begin: Sequence[int | Value], size: Sequence[int]):
-    if any(isinstance(start, Value) for start in begin):
-        operands = [x, *_as_values(x.program, begin)]
-        operation = f"dynamic_slice {', '.join(map(str, operands))}, sizes = {[*size]}"
-        return x.program.add(operation, size, x.dtype, operands)
-    ranges = ", ".join(f"{start}:{start + count}" for start, count in zip(begin, size))
-    return (
-        x if tuple(size) == x.shape and not any(begin) else x.program.add(f"slice {x} [{ranges}]", size, x.dtype, [x])
-    )
-
-
-@ops.unstack.register
-def _unstack(x: Value, axis: int):
-    return [x[(*[slice(None)] * axis, number)] for number in range(x.shape[axis])]
-
-
-@ops.size.register
-def _size(x: Value):
-    return math.prod(x.shape)
-
-
-@ops.pad.register
-def _pad(x: Value, paddings: Sequence[tuple[int, int]]):
-    zero = x.program.constant(0, x.dtype)
-    low, high = ([*side] for side in zip(*paddings))
-    shape = [side + sum(more) for side, more in zip(x.shape, paddings)]
-    operation = f"pad {x}, {zero}, low = {low}, high = {high}, interior = {[0] * len(low)}"
-    return x.program.add(operation, shape, x.dtype, [x, zero])
-
-
-@ops.gather.register
-def _gather(x: Value, indices: Value):
-    """Of an array with one axis."""
-    numbers = f"collapsed_slice_dims = [0], start_index_map = [0], index_vector_dim = {len(indices.shape)}"
-    how = f"<{{dimension_numbers = #stablehlo.gather<{numbers}>, slice_sizes = array<i64: 1>}}>"
-    return x.program.add(f'"stablehlo.gather"({x}, {indices}) {how}', indices.shape, x.dtype, [x, indices])
-
-
-@ops.reduce_sum.register
-def _reduce_sum(x: Value, axis: int):
-    zero = x.program.constant(0, x.dtype)
-    operation = f"reduce({x} init: {zero}) applies stablehlo.add across dimensions = [{axis}]"
-    return x.program.add(operation, [*x.shape[:axis], *x.shape[axis + 1 :]], x.dtype, [x, zero])
