@@ -3,9 +3,10 @@
     python -m benchmarks.input_pipeline [--small] [--output=FILE]
 
 224×224 JPEG faces of 20 kB in a dataset that this project converted. Everything is measured in this one run: in each
-round every contender has its turn, ratios are taken within a round, and the table gives their median and range. D is
-what one thread of simplejpeg decodes in a second, the same bytes, just before and just after a turn; in ratios each
-rate is a multiple of its own D, because a machine that others share is not as fast in one turn as in the next.
+round every contender has its turn (ours in order and in any order, which are compared with each other, two), ratios are
+taken within a round, and the table gives their median and range. D is what one thread of simplejpeg decodes in a
+second, the same bytes, just before and just after a turn; in ratios each rate is a multiple of its own D, because a
+machine that others share is not as fast in one turn as in the next.
 
 DALI and Grain run in processes and environments of their own, which are made when they are missing. Then, with those
 gone: what a consumer can ask for, and how start and memory grow with the dataset. About half an hour on two cores;
